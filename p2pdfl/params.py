@@ -1,0 +1,81 @@
+"""Every bound and default, with its unit and where it comes from.
+
+A task may set what peers must agree on (`task.Task`); what stands here are its defaults, and the limits that
+protect a single peer.
+"""
+
+# --- sizes -----------------------------------------------------------------------------------------------------
+MEMBER_COUNT_MAX = 256
+"""Members of one epoch; the contract's bitmap has 256 bits."""
+VIEW_COUNT_MAX = 64
+"""Skip certificates in one proposal.  Timers double per view, so a round never gets here."""
+PAYLOAD_BYTES_MAX = 1 << 20
+"""Encoded payload of one envelope.  A COMMIT has 98 bytes per member (facts: 5.6 KB at 64), a PROPOSE up to
+64 skip certificates."""
+PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + 512
+UPDATE_INLINE_BYTES_MAX = 64 << 10
+"""Update bytes gossiped inline; larger ones are announced and pulled (facts/libp2p: stream pull is 10x cheaper)."""
+UPDATE_BYTES_MAX = 256 << 20
+BLOB_CHUNK_BYTES = 256 << 10
+
+# --- quorums ---------------------------------------------------------------------------------------------------
+
+
+def quorum(member_count: int) -> int:
+    """q = floor(2n/3) + 1 (DESIGN 2)."""
+    return 2 * member_count // 3 + 1
+
+
+def threshold(member_count: int) -> int:
+    """PVSS threshold t = floor(n/2), 1 for n < 4 (DESIGN 2)."""
+    return member_count // 2 if member_count >= 4 else 1
+
+
+def jury(member_count: int) -> int:
+    """Equal JUDGEs that make a verdict: floor(n/2), at least 1."""
+    return max(1, member_count // 2)
+
+
+# --- rounds ----------------------------------------------------------------------------------------------------
+EPOCH_ROUNDS_MIN = 3
+VERDICT_ROUNDS = 4
+"""Rounds within which an accusation must become a listed verdict, else it lapses."""
+AUDIT_TOLERANCE = 0.02
+"""Relative L2 between decoded payloads (facts/learning 1: 10x below useful attacks, 15x above the worst noise)."""
+AUDIT_LAG = 2
+"""beacon[r] assigns audits of round r - AUDIT_LAG."""
+ABSENT_ROUNDS = 3
+"""A member whose COMMIT is in none of the last ABSENT_ROUNDS heads is left out of the next epoch."""
+
+# --- timers, milliseconds on a monotonic clock -------------------------------------------------------------------
+COMMIT_MS = 10_000
+REVEAL_MS = 5_000
+GRACE_MS = 1_000
+"""How much longer than the deadline a leader waits before it proposes without what is missing."""
+VIEW_MS = 6_000
+"""View 0's timer; doubles per view."""
+VIEW_DOUBLINGS_MAX = 6
+RESYNC_MS = 1_500
+ANCHOR_STAGGER_MS = 3_000
+"""Between the members who send the same chain transaction if nobody before them got it through."""
+
+# --- buffers ---------------------------------------------------------------------------------------------------
+EARLY_MESSAGES_PER_MEMBER_MAX = 16
+"""Messages of round r+1 kept while round r is open, per member."""
+RESYNC_REPLY_MESSAGES_MAX = 512
+RESYNC_REPLY_BYTES_MAX = 4 << 20
+HISTORY_ROUNDS = VERDICT_ROUNDS + AUDIT_LAG + 2
+"""Closed rounds kept in memory: what an audit, its verdict and a resync can still ask about."""
+
+# --- chain -----------------------------------------------------------------------------------------------------
+DEPOSIT_WEI = 10**18
+VERDICT_SLASH_WEI = 5 * 10**17
+EQUIVOCATION_SLASH_WEI = 10**18
+REPORTER_SHARE_BPS = 1_000
+COOLDOWN_BLOCKS = 20
+STALL_BLOCKS = 1_000
+CHAIN_POLL_MS = 1_000
+
+assert EPOCH_ROUNDS_MIN >= 3, "next_members is fixed one round before the last and needs a round before that"
+assert VERDICT_SLASH_WEI <= EQUIVOCATION_SLASH_WEI <= DEPOSIT_WEI
+assert UPDATE_INLINE_BYTES_MAX <= PAYLOAD_BYTES_MAX

@@ -1,0 +1,176 @@
+"""A task: everything that fixes a run, and the id that binds every message to it.
+
+A task file is TOML with a `[task]` table (`Task`) and, once published, a `[chain]` table (`Deployment`).  What no
+file states, `publish` measures on the publisher's machine: the data's and the initial state's digest and a reference
+replay (see `learning.learner.measure`).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from p2pdfl import params
+from p2pdfl.types import Digest
+
+
+class TaskError(ValueError):
+    """A task file that cannot be used, said in words that name the field."""
+
+
+def _from_hex(value: Any) -> Any:
+    return bytes.fromhex(value.removeprefix("0x")) if isinstance(value, str) else value
+
+
+HexDigest = Annotated[
+    Digest, BeforeValidator(_from_hex), PlainSerializer(lambda value: value.hex(), return_type=str, when_used="json")
+]
+HexAddress = Annotated[
+    bytes,
+    Field(min_length=20, max_length=20),
+    BeforeValidator(_from_hex),
+    PlainSerializer(lambda value: "0x" + value.hex(), return_type=str, when_used="json"),
+]
+
+Rule = Literal["clip_nnm_trimmed_mean", "mean"]
+Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(_Table):
+    """Hyperparameters carry the field's usual names; counts are per round unless they say otherwise."""
+
+    name: str = Field(default="digits", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    model: str = "digits_mlp"
+    """Built-in name, or `package.module:function`."""
+    data: str = "digits"
+    """Built-in name, or `package.module:function`."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    profile: Literal["exact"] = "exact"
+
+    training_rounds: int = Field(default=20, ge=1, le=100_000)
+    epoch_rounds: int = Field(default=13, ge=params.EPOCH_ROUNDS_MIN)
+    audit_fraction: float = Field(default=0.25, ge=0, le=1)
+    verdict_rounds: int = Field(default=params.VERDICT_ROUNDS, ge=1, le=16)
+
+    local_steps: int = Field(default=5, ge=1, le=100_000)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=0.2, gt=0)
+    outer_learning_rate: float = Field(default=1.0, gt=0)
+    outer_momentum: float = Field(default=0.0, ge=0, lt=1)
+    """0 is plain; else Nesterov."""
+    rule: Rule = "clip_nnm_trimmed_mean"
+
+    members_min: int = Field(default=3, ge=1, le=params.MEMBER_COUNT_MAX)
+    """Registration closes when this many are registered."""
+    deposit_wei: int = Field(default=params.DEPOSIT_WEI, ge=0)
+    verdict_slash_wei: int = Field(default=params.VERDICT_SLASH_WEI, ge=0)
+    equivocation_slash_wei: int = Field(default=params.EQUIVOCATION_SLASH_WEI, ge=0)
+    cooldown_blocks: int = Field(default=params.COOLDOWN_BLOCKS, ge=1)
+    stall_blocks: int = Field(default=params.STALL_BLOCKS, ge=1)
+    confirmations: int = Field(default=1, ge=0, le=1_000)
+    """Blocks that must be on top of a block before peers act on it."""
+
+    commit_ms: Milliseconds = params.COMMIT_MS
+    reveal_ms: Milliseconds = params.REVEAL_MS
+    grace_ms: Milliseconds = params.GRACE_MS
+    view_ms: Milliseconds = params.VIEW_MS
+    resync_ms: Milliseconds = params.RESYNC_MS
+
+    data_digest: HexDigest | None = None
+    initial_state: HexDigest | None = None
+    """Digest of the state that round 0 starts from."""
+    reference_replay: HexDigest | None = None
+    """Digest of the update that `learning` computes for a fixed seed from the initial state."""
+
+    @model_validator(mode="after")
+    def _slashes_fit_the_deposit(self) -> Task:
+        if max(self.verdict_slash_wei, self.equivocation_slash_wei) > self.deposit_wei:
+            raise ValueError("a slash exceeds deposit_wei")
+        return self
+
+    @property
+    def closing_rounds(self) -> int:
+        """Rounds without training at the end, so that the last updates are audited like all others (DESIGN 3.8)."""
+        return 2 + self.verdict_rounds
+
+    @property
+    def total_rounds(self) -> int:
+        return self.training_rounds + self.closing_rounds
+
+    @property
+    def epoch_count(self) -> int:
+        """The last epoch takes the remainder, so none is shorter than `epoch_rounds` unless it is the only one."""
+        return max(1, self.total_rounds // self.epoch_rounds)
+
+    def epoch_of(self, round: int) -> int:
+        return min(round // self.epoch_rounds, self.epoch_count - 1)
+
+    def last_round_of(self, epoch: int) -> int:
+        return self.total_rounds - 1 if epoch == self.epoch_count - 1 else (epoch + 1) * self.epoch_rounds - 1
+
+    @property
+    def is_measured(self) -> bool:
+        return None not in (self.data_digest, self.initial_state, self.reference_replay)
+
+    def task_id(self) -> Digest:
+        """sha256 of the canonical bytes: sorted JSON with floats as their exact hexadecimal form."""
+        assert self.is_measured, "a task gets its id once its digests are measured"
+        fields = {
+            name: value.hex() if isinstance(value, (float, bytes)) else value
+            for name, value in self.model_dump(mode="python").items()
+        }
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return sha256(b"p2pdfl/task/1\0" + canonical.encode()).digest()
+
+
+class Deployment(_Table):
+    """Where a published task lives."""
+
+    rpc: str = Field(pattern=r"^https?://")
+    chain_id: int = Field(ge=1)
+    contract: HexAddress
+
+
+class TaskFile(_Table):
+    task: Task
+    chain: Deployment | None = None
+
+
+def load(path: Path) -> TaskFile:
+    """Raises TaskError with the file, the field and what is wrong with it."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TaskError(f"{path}: no such file; `p2pdfl devchain` writes one") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TaskError(f"{path}: not readable as TOML: {error}") from None
+    try:
+        return TaskFile.model_validate(tables)
+    except ValidationError as error:
+        raise TaskError(f"{path}: {explain(error)}") from None
+
+
+def save(path: Path, file: TaskFile) -> None:
+    lines: list[str] = []
+    for table, fields in file.model_dump(mode="json", exclude_none=True).items():
+        lines.append(f"[{table}]")
+        lines += [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
+        lines.append("")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one line a person can act on."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}" for item in error.errors()
+    )
