@@ -1,0 +1,169 @@
+"""All of learning that a node uses: a task's model and data, and what is computed with them each round.
+
+States are values: nothing carries over inside a Learner, so its calls may come from any thread, several at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from p2pdfl.codec import Malformed
+from p2pdfl.learning import checkpoint, data, models, quantize, replay, train
+from p2pdfl.learning.aggregate import aggregate
+from p2pdfl.learning.checkpoint import StateError
+from p2pdfl.learning.quantize import Header
+from p2pdfl.learning.state import State, outer_step
+from p2pdfl.task import Task, TaskError
+from p2pdfl.types import ZERO_DIGEST, Address, Digest, Outcome
+
+__all__ = [
+    "DigestMismatch",
+    "Learner",
+    "ReplayMismatch",
+    "State",
+    "StateError",
+    "check_reference",
+    "load_state",
+    "measure",
+    "save_state",
+]
+
+_REFERENCE_SEED = sha256(b"p2pdfl/reference replay/1").digest()
+
+
+class DigestMismatch(TaskError):
+    """This peer's data or initial weights are not those the task was published with."""
+
+
+class ReplayMismatch(TaskError):
+    """This machine computes another update than the publisher's: its updates would not survive an audit."""
+
+
+class Learner:
+    """Puts torch into the arithmetic of profile `exact` for the whole process (`train.exact_arithmetic`)."""
+
+    def __init__(self, task: Task) -> None:
+        """Raises TaskError: model or data unusable, or, as DigestMismatch, not those of the task."""
+        train.exact_arithmetic()
+        self.task = task
+        loaded = data.load(task.data)
+        self.data_digest: Digest = loaded.digest()
+        if task.data_digest not in (None, self.data_digest):
+            raise DigestMismatch(_differs("data_digest", task.data_digest, self.data_digest))
+        self._x_train, self._y_train = torch.tensor(loaded.x_train), torch.tensor(loaded.y_train)
+        self._x_test, self._y_test = torch.tensor(loaded.x_test), torch.tensor(loaded.y_test)
+        self._module = models.build(task.model, task.seed)
+        models.check_replayable(self._module, self._x_train[: min(2, len(self._x_train))], loaded.class_count)
+        self._parameters = models.flatten(self._module)
+        self.dimension = self._parameters.size
+        self.shapes = {name: tuple(parameter.shape) for name, parameter in models.trained(self._module).items()}
+        initial = self.initial_state().digest()
+        if task.initial_state not in (None, initial):
+            raise DigestMismatch(_differs("initial_state", task.initial_state, initial))
+
+    def initial_state(self) -> State:
+        return State(parameters=self._parameters, momentum=np.zeros(self.dimension))
+
+    def train(self, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address) -> bytes:
+        """The update that `author` has to send: the same bytes wherever and whenever it is computed.
+
+        seed: 32 bytes from the round's beacon for this author.
+        """
+        train.exact_arithmetic()
+        gradient = train.pseudo_gradient(
+            self._module_at(state),
+            self._x_train,
+            self._y_train,
+            seed=seed,
+            local_steps=self.task.local_steps,
+            batch_size=self.task.batch_size,
+            learning_rate=self.task.learning_rate,
+        )
+        return quantize.encode(gradient, self.header(task_id=task_id, round=round, author=author))
+
+    def header(self, *, task_id: Digest, round: int, author: Address) -> Header:
+        return Header(task_id=task_id, round=round, author=author, dimension=self.dimension)
+
+    def decode(self, update: bytes, *, task_id: Digest, round: int, author: Address) -> NDArray[np.float64]:
+        """The pseudo-gradient, float64 [dimension].  Raises Malformed."""
+        return quantize.decode(update, self.header(task_id=task_id, round=round, author=author))
+
+    def is_valid(self, update: bytes, *, task_id: Digest, round: int, author: Address) -> bool:
+        try:
+            quantize.parse(update, self.header(task_id=task_id, round=round, author=author))
+        except Malformed:
+            return False
+        return True
+
+    def aggregate(self, state: State, updates: Sequence[bytes]) -> State:
+        """The next state from updates found valid before, in member order; without any, the same state."""
+        if not updates:
+            return state
+        gradient = aggregate(self.task.rule, [quantize.split(update) for update in updates])
+        return outer_step(
+            state, gradient, learning_rate=self.task.outer_learning_rate, momentum=self.task.outer_momentum
+        )
+
+    def compare(self, claimed: bytes, replayed: bytes) -> Outcome:
+        """A juror's finding on what an author sent against what `train` gives (`replay.compare`)."""
+        return replay.compare(claimed, replayed)
+
+    def evaluate(self, state: State) -> float:
+        """Accuracy on the test set, in [0, 1]."""
+        train.exact_arithmetic()
+        return train.accuracy(self._module_at(state), self._x_test, self._y_test)
+
+    def reference_replay(self) -> Digest:
+        """Digest of a fixed update: equal on every machine whose arithmetic is fit for the task."""
+        update = self.train(self.initial_state(), seed=_REFERENCE_SEED, task_id=ZERO_DIGEST, round=0, author=bytes(20))
+        return sha256(update).digest()
+
+    def _module_at(self, state: State) -> nn.Module:
+        # a copy per call: torch modules hold their parameters, and calls come from several threads
+        module = copy.deepcopy(self._module)
+        models.load_flat(module, state.parameters)
+        return module
+
+
+def measure(task: Task) -> Task:
+    """The task with the digests of this machine's data, initial state and reference replay filled in."""
+    unmeasured = task.model_copy(update={"data_digest": None, "initial_state": None, "reference_replay": None})
+    learner = Learner(unmeasured)
+    return task.model_copy(
+        update={
+            "data_digest": learner.data_digest,
+            "initial_state": learner.initial_state().digest(),
+            "reference_replay": learner.reference_replay(),
+        }
+    )
+
+
+def check_reference(task: Task) -> None:
+    """Raises ReplayMismatch if this machine's replay differs from the task's, TaskError if the task states none."""
+    if task.reference_replay is None:
+        raise TaskError("reference_replay: missing; the task is not published yet")
+    computed = Learner(task).reference_replay()
+    if computed != task.reference_replay:
+        raise ReplayMismatch(_differs("reference_replay", task.reference_replay, computed))
+
+
+def save_state(path: Path, state: State, learner: Learner) -> None:
+    """A safetensors checkpoint with the model's parameter names, replaced in one step."""
+    checkpoint.save(path, state, learner.shapes)
+
+
+def load_state(path: Path, learner: Learner) -> State:
+    """Raises StateError.  Whether it is the state of some head, its digest tells."""
+    return checkpoint.load(path, learner.shapes)
+
+
+def _differs(field: str, expected: bytes, computed: bytes) -> str:
+    return f"{field}: the task says {expected.hex()}, this machine has {computed.hex()}"
