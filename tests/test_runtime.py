@@ -1,0 +1,39 @@
+"""The two ways in which an installation can be silently unsafe."""
+
+import subprocess
+import sys
+
+import msgpack
+import pytest
+
+from p2pdfl import runtime
+
+
+def test_this_installation_is_safe():
+    runtime.check()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [("version", (0, 5, 6)), ("Unpacker", type("Unpacker", (), {"__module__": "msgpack.fallback"}))],
+    ids=["old version", "pure Python"],
+)
+def test_an_overwritten_msgpack_is_refused_with_the_repair(monkeypatch, damage):
+    monkeypatch.setattr(msgpack, *damage)
+    with pytest.raises(RuntimeError, match=r"pip install --force-reinstall --no-deps 'msgpack>=1\.1'"):
+        runtime.check()
+
+
+def test_a_gutted_msgpack_is_refused(monkeypatch):
+    monkeypatch.delattr(msgpack, "Unpacker")
+    monkeypatch.delattr(msgpack, "version")
+    with pytest.raises(RuntimeError, match="repair it with"):
+        runtime.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", ["from p2pdfl import runtime; runtime.check()", "import p2pdfl.crypto.group"])
+def test_python_without_assertions_is_refused(statement):
+    finished = subprocess.run([sys.executable, "-O", "-c", statement], capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "does not run under `python -O`" in finished.stderr
