@@ -55,15 +55,23 @@ GRACE_MS = 1_000
 VIEW_MS = 6_000
 """View 0's timer; doubles per view."""
 VIEW_DOUBLINGS_MAX = 6
+VIEWS_AHEAD_MAX = 8
+"""Votes and proposals for views further ahead than this are not kept."""
 RESYNC_MS = 1_500
+HURRY_MS = 200
+"""Until the next resync once others are seen to be ahead."""
 ANCHOR_STAGGER_MS = 3_000
 """Between the members who send the same chain transaction if nobody before them got it through."""
 
 # --- buffers ---------------------------------------------------------------------------------------------------
 EARLY_MESSAGES_PER_MEMBER_MAX = 16
 """Messages of round r+1 kept while round r is open, per member."""
+RESYNC_HAVE_MAX = 8_192
+RESYNC_REQUEST_BYTES_MAX = 20 * RESYNC_HAVE_MAX + 64
 RESYNC_REPLY_MESSAGES_MAX = 512
 RESYNC_REPLY_BYTES_MAX = 4 << 20
+"""Of packets; certificates come on top."""
+RESYNC_FRAME_BYTES_MAX = 8 << 20
 HISTORY_ROUNDS = VERDICT_ROUNDS + AUDIT_LAG + 2
 """Closed rounds kept in memory: what an audit, its verdict and a resync can still ask about."""
 
@@ -75,6 +83,8 @@ REPORTER_SHARE_BPS = 1_000
 COOLDOWN_BLOCKS = 20
 STALL_BLOCKS = 1_000
 CHAIN_POLL_MS = 1_000
+CHAIN_SNAPSHOTS_MAX = 64
+"""Registries of confirmed blocks kept to check which list a head names."""
 
 assert EPOCH_ROUNDS_MIN >= 3, "next_members is fixed one round before the last and needs a round before that"
 assert VERDICT_SLASH_WEI <= EQUIVOCATION_SLASH_WEI <= DEPOSIT_WEI

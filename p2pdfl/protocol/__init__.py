@@ -1,0 +1,1 @@
+"""The protocol: pure state machines, no I/O, no clock, no tensors.  START at `round.py`."""

@@ -1,0 +1,163 @@
+"""Simplex, once per round: propose, notarize, close (DESIGN 3.5-3.7; Chan & Pass 2023).
+
+A quorum of NOTARIZE for one head in one view is a notarization; a quorum of CLOSE(head) in one view is the round's
+certificate; a quorum of CLOSE(zero) is a skip certificate.  A member signs exactly one CLOSE per view.
+
+Safe: two quorums share 2q - n > f members, so a view with a certificate has no skip certificate, and every later
+proposal must begin at that head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p2pdfl import params
+from p2pdfl.codec import body_digest
+from p2pdfl.crypto.envelope import BadSignature, Domain, recover
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.types import (
+    ZERO_DIGEST,
+    Ballot,
+    Certificate,
+    Close,
+    Digest,
+    Envelope,
+    Kind,
+    MemberIndex,
+    Notarize,
+    Round,
+    Signature,
+    View,
+)
+
+
+def is_certificate(certificate: Certificate, domain: Domain, task: Digest, epoch: EpochMembers) -> bool:
+    """Whether a quorum of distinct members signed this vote."""
+    signers = [ballot.member for ballot in certificate.ballots]
+    if len(set(signers)) != len(signers) or len(signers) < epoch.quorum or max(signers) >= epoch.count:
+        return False
+    if certificate.epoch != epoch.epoch or not epoch.first_round <= certificate.round <= epoch.last_round:
+        return False
+    vote = Notarize(head=certificate.head) if certificate.kind == Kind.NOTARIZE else Close(head=certificate.head)
+    envelope = Envelope(
+        task=task,
+        epoch=certificate.epoch,
+        round=certificate.round,
+        view=certificate.view,
+        kind=certificate.kind,
+        body=body_digest(vote),
+    )
+    try:
+        return all(
+            recover(domain, envelope, ballot.signature) == epoch.addresses[ballot.member]
+            for ballot in certificate.ballots
+        )
+    except BadSignature:
+        return False
+
+
+@dataclass(slots=True)
+class Agreement:
+    """The votes of one round and the view that this member is in."""
+
+    epoch: EpochMembers
+    round: Round
+    view_ms: int
+    view: View = 0
+    started: bool = False
+    """Whether the timer of view 0 runs: from the end of this member's reveal phase."""
+    deadline_ms: int = 0
+    """When the current view's timer runs out."""
+    notarized_ms: int | None = None
+    """When this member saw the current view's notarization."""
+    notarizations: dict[View, Certificate] = field(default_factory=dict)
+    skips: dict[View, Certificate] = field(default_factory=dict)
+    certificate: Certificate | None = None
+    notarize_signed: set[View] = field(default_factory=set)
+    close_signed: set[View] = field(default_factory=set)
+    _votes: dict[tuple[View, Kind, Digest], dict[MemberIndex, Signature]] = field(default_factory=dict)
+
+    def start(self, now_ms: int) -> None:
+        if not self.started:
+            self.started = True
+            self.deadline_ms = now_ms + self._timer_ms(self.view)
+
+    def add_vote(
+        self, *, kind: Kind, view: View, head: Digest, voter: MemberIndex, signature: Signature, now_ms: int
+    ) -> None:
+        votes = self._votes.setdefault((view, kind, head), {})
+        votes[voter] = signature
+        if len(votes) == self.epoch.quorum:
+            ballots = tuple(Ballot(member=member, signature=votes[member]) for member in sorted(votes))
+            self.add_certificate(
+                Certificate(epoch=self.epoch.epoch, round=self.round, view=view, kind=kind, head=head, ballots=ballots),
+                now_ms,
+            )
+
+    def add_certificate(self, certificate: Certificate, now_ms: int) -> None:
+        """The certificate's signatures have been verified."""
+        if certificate.kind == Kind.NOTARIZE:
+            self.notarizations.setdefault(certificate.view, certificate)
+            if certificate.view == self.view and self.notarized_ms is None:
+                self.notarized_ms = now_ms
+        elif certificate.head == ZERO_DIGEST:
+            self.skips.setdefault(certificate.view, certificate)
+        elif self.certificate is None:
+            self.certificate = certificate
+
+    def close_vote(self, now_ms: int) -> Digest | None:
+        """The CLOSE to sign now in the current view: a head, zero for skip, None for not yet."""
+        if self.view in self.close_signed:
+            return None
+        is_late = self.started and now_ms >= self.deadline_ms
+        if self.view in self.notarizations and not is_late:
+            return self.notarizations[self.view].head
+        return ZERO_DIGEST if is_late else None
+
+    def advance(self, now_ms: int) -> bool:
+        """Enters the next view if the rules allow it."""
+        if self.certificate is not None or not self.started:
+            return False
+        close_timeout_ms = self._timer_ms(self.view)
+        is_stuck = self.notarized_ms is not None and now_ms >= self.notarized_ms + close_timeout_ms
+        if self.view not in self.skips and not is_stuck:
+            return False
+        # a member that leaves a view without having signed its CLOSE never signs it later
+        self.close_signed.add(self.view)
+        self.view += 1
+        self.deadline_ms = now_ms + self._timer_ms(self.view)
+        self.notarized_ms = now_ms if self.view in self.notarizations else None
+        return True
+
+    def justification(self, view: View) -> tuple[Certificate | None, tuple[Certificate, ...]] | None:
+        """What the leader of `view` shows: the latest notarization before it and the skip certificates after that,
+        or None while something is missing."""
+        skips: list[Certificate] = []
+        for earlier in range(view - 1, -1, -1):
+            if earlier in self.notarizations:
+                return self.notarizations[earlier], tuple(reversed(skips))
+            if earlier not in self.skips:
+                return None
+            skips.append(self.skips[earlier])
+        return None, tuple(reversed(skips))
+
+    def deadlines_ms(self) -> list[int]:
+        times = [self.deadline_ms] if self.started else []
+        if self.notarized_ms is not None:
+            times.append(self.notarized_ms + self._timer_ms(self.view))
+        return times
+
+    def _timer_ms(self, view: View) -> int:
+        return self.view_ms << min(view, params.VIEW_DOUBLINGS_MAX)
+
+
+def is_justified(*, view: View, head: Digest, notarization: Certificate | None, skips: tuple[Certificate, ...]) -> bool:
+    """Whether these certificates (signatures verified elsewhere) let the leader of `view` propose `head`."""
+    first_skipped = 0
+    if notarization is not None:
+        if notarization.kind != Kind.NOTARIZE or notarization.head != head or notarization.view >= view:
+            return False
+        first_skipped = notarization.view + 1
+    return [skip.view for skip in skips] == list(range(first_skipped, view)) and all(
+        skip.kind == Kind.CLOSE and skip.head == ZERO_DIGEST for skip in skips
+    )

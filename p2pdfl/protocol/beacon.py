@@ -1,0 +1,63 @@
+"""Dealings and shares -> the beacon (DESIGN 5).
+
+In round r every member deals for beacon[r+2].  head[r] fixes which dealings count; in round r+1 each holder decrypts
+their *sum*, once, and any t shares give the point from which everybody computes beacon[r+2].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from p2pdfl.crypto import pvss
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.types import Address, Dealing, Digest, MemberIndex, Point, Round, Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedDealings:
+    """The dealings that head[round] fixed, summed, for the members of the round after."""
+
+    task: Digest
+    round: Round
+    head: Digest
+    holders: EpochMembers
+    summed: tuple[Point, ...]
+    """[holder]"""
+
+    def share_context(self, holder: MemberIndex) -> bytes:
+        return pvss.share_context(
+            self.task,
+            self.round,
+            self.head,
+            self.holders.addresses[holder],
+            holder,
+            self.holders.count,
+            self.holders.threshold,
+        )
+
+    def recover(self, shares: Mapping[MemberIndex, Share]) -> Digest:
+        """beacon[round + 2] from verified shares.  Raises pvss.TooFewShares below the threshold."""
+        point = pvss.recover({holder: share.decrypted for holder, share in shares.items()}, self.holders.threshold)
+        return pvss.beacon(self.task, self.round + 2, self.head, point)
+
+
+def fix_dealings(
+    *, task: Digest, round: Round, head: Digest, holders: EpochMembers, dealings: Sequence[Dealing]
+) -> FixedDealings:
+    return FixedDealings(task=task, round=round, head=head, holders=holders, summed=pvss.sum_dealings(dealings))
+
+
+def dealing_context(task: Digest, round: Round, dealer: Address, holders: EpochMembers) -> bytes:
+    return pvss.dealing_context(task, round, dealer, holders.keys, holders.threshold)
+
+
+def initial_beacon(task: Digest, list_hash: Digest, closing_block: Digest, round: Round) -> Digest:
+    """beacon[0] and beacon[1], before any dealing: nobody chose the block that closed registration freely."""
+    return sha256(b"p2pdfl/beacon/0\0" + task + list_hash + closing_block + round.to_bytes(8, "big")).digest()
+
+
+def initial_parent(task: Digest, list_hash: Digest, state: Digest, closing_block: Digest) -> Digest:
+    """Parent of round 0."""
+    return sha256(b"p2pdfl/parent/0\0" + task + list_hash + state + closing_block).digest()

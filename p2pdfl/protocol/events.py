@@ -1,0 +1,299 @@
+"""What goes into the protocol machine (events) and what comes out of it (effects).
+
+The machine never waits: an effect that takes time (training, cryptography, a look at the chain) comes back as an
+event.  Each effect carries all that its performer needs, so that the node, the simulator and a test perform the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.types import (
+    Address,
+    BlockNumber,
+    Certificate,
+    Commit,
+    Contents,
+    Dealing,
+    Digest,
+    EquivocationProof,
+    Head,
+    Outcome,
+    Packet,
+    Point,
+    Registration,
+    Round,
+    Share,
+    UpdateEntry,
+    VerdictProof,
+)
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketReceived:
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateReceived:
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    round: Round
+    update: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dealt:
+    round: Round
+    dealing: Dealing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decrypted:
+    round: Round
+    share: Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitsChecked:
+    """`invalid`: the bodies of those COMMITs whose dealing or share does not verify."""
+
+    round: Round
+    checked: tuple[Digest, ...]
+    invalid: frozenset[Digest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateHeld:
+    """The bytes of an update that a COMMIT of `round` names are here.  Not `valid`: they do not decode under the
+    author's header, which is the author's provable fault."""
+
+    round: Round
+    author: Address
+    update: Digest
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregated:
+    round: Round
+    updates: tuple[UpdateEntry, ...]
+    state: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """The outcome of replaying `author`'s update of `audited_round`."""
+
+    audited_round: Round
+    author: Address
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSeen:
+    """A confirmed block and the registry as of it."""
+
+    number: BlockNumber
+    block: Digest
+    registrations: tuple[Registration, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed; `Run.next_deadline_ms` says when the next one is due."""
+
+
+Event = (
+    PacketReceived
+    | CertificateReceived
+    | Trained
+    | Dealt
+    | Decrypted
+    | CommitsChecked
+    | UpdateHeld
+    | Aggregated
+    | Replayed
+    | ChainSeen
+    | Tick
+)
+
+# --- effects -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Put the packet on disk, synced, then gossip it.  Never the other way round."""
+
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    round: Round
+    parent_state: Digest
+    seed: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal:
+    round: Round
+    context: bytes
+    keys: tuple[Point, ...]
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decrypt:
+    round: Round
+    context: bytes
+    summed: Point
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DealingCheck:
+    """One COMMIT to verify; the share's fields are None in round 0."""
+
+    body: Digest
+    commit: Commit
+    dealing_context: bytes
+    share_context: bytes | None
+    holder_key: Point
+    summed: Point | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckCommits:
+    round: Round
+    checks: tuple[DealingCheck, ...]
+    keys: tuple[Point, ...]
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reveal:
+    """Gossip (or announce) the own update's bytes."""
+
+    round: Round
+    update: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantUpdate:
+    """Report `UpdateHeld` once these bytes are here.  `fetch`: gossip is late, pull them."""
+
+    round: Round
+    author: Address
+    update: Digest
+    fetch: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    round: Round
+    parent_state: Digest
+    updates: tuple[UpdateEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    audited_round: Round
+    parent_state: Digest
+    seed: Digest
+    author: Address
+    update: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resync:
+    """Ask another member, over a stream, for what `Run.resync_request()` lacks."""
+
+    round: Round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadChain:
+    """Report `ChainSeen` for the latest confirmed block and, if it is confirmed, for this one."""
+
+    block: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """A round closed at this member: everything the store and the transcript keep of it."""
+
+    round: Round
+    view: int
+    head: Head
+    contents: Contents
+    certificate: Certificate
+    packets: tuple[Packet, ...]
+    members: EpochMembers
+    beacon: Digest
+    banned: frozenset[Address]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitAnchor:
+    """delay_ms: the turn of this member, if nobody before it got it through."""
+
+    head: Head
+    certificate: Certificate
+    members: tuple[Address, ...]
+    next_members: tuple[Address, ...]
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitVerdict:
+    proof: VerdictProof
+    members: tuple[Address, ...]
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitEquivocation:
+    proof: EquivocationProof
+    accused: Address
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something a person or a report wants to know; changes nothing."""
+
+    name: str
+    fields: Mapping[str, str | int | float | Sequence[str] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The last round closed."""
+
+
+Effect = (
+    Send
+    | Train
+    | Deal
+    | Decrypt
+    | CheckCommits
+    | Reveal
+    | WantUpdate
+    | Aggregate
+    | Replay
+    | Resync
+    | ReadChain
+    | Closed
+    | SubmitAnchor
+    | SubmitVerdict
+    | SubmitEquivocation
+    | Notice
+    | Finished
+)

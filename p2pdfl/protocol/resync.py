@@ -1,0 +1,52 @@
+"""Anti-entropy between two members (DESIGN 3 "Gossip is a hint"): what one has and the other lacks.
+
+The asker names its round and the packets it has; the answerer replies with the others of that round, the accusations
+and judgements that still matter, and, if it has closed that round, the certificate.  A member that is rounds behind
+asks once per round and follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import Annotated
+
+from annotated_types import Len
+
+from p2pdfl import params
+from p2pdfl.codec import encode
+from p2pdfl.types import Certificate, Digest, Packet, Round, Wire
+
+PacketId = Annotated[bytes, Len(16, 16)]
+
+
+class ResyncRequest(Wire):
+    task: Digest
+    round: Round
+    have: Annotated[tuple[PacketId, ...], Len(0, params.RESYNC_HAVE_MAX)]
+
+
+class ResyncReply(Wire):
+    packets: Annotated[tuple[Packet, ...], Len(0, params.RESYNC_REPLY_MESSAGES_MAX)]
+    certificates: Annotated[tuple[Certificate, ...], Len(0, params.RESYNC_REPLY_MESSAGES_MAX)]
+
+
+def packet_id(packet: Packet) -> PacketId:
+    return sha256(encode(packet.envelope) + packet.signature).digest()[:16]
+
+
+def compute_reply(
+    request: ResyncRequest, packets: Iterable[Packet], certificates: Sequence[Certificate]
+) -> ResyncReply:
+    """As much of it as fits; what does not comes with the next request."""
+    have = set(request.have)
+    chosen: list[Packet] = []
+    size = 0
+    for packet in packets:
+        if packet_id(packet) in have:
+            continue
+        size += len(packet.payload) + 256
+        if size > params.RESYNC_REPLY_BYTES_MAX or len(chosen) == params.RESYNC_REPLY_MESSAGES_MAX:
+            break
+        chosen.append(packet)
+    return ResyncReply(packets=tuple(chosen), certificates=tuple(certificates[: params.RESYNC_REPLY_MESSAGES_MAX]))

@@ -1,0 +1,654 @@
+"""One round, from the beacon to the certificate (DESIGN 3).  START HERE.
+
+    assign    beacon[r] says who trains on what, who audits whom, who leads
+    train     effects: Train or Replay, Deal for beacon[r+2], Decrypt the share for beacon[r+1]
+    commit    one COMMIT per member: digest of the update, dealing, share; valid if both proofs verify
+    reveal    the bytes under the committed digests
+    propose   the view's leader names COMMITs, updates, evidence, and the head that follows
+    notarize  whoever holds all of it and computes the same head signs it
+    close     finalize or skip; a quorum of finalize is the certificate, and the round is over
+
+`OpenRound` holds what one member knows of the open round.  `run.Run` owns it, opens the next one, and keeps what
+outlives a round: epochs, bans, accusations.  Nothing here signs: what to send is returned as `Vote`s and `Run` signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import pairwise
+
+from p2pdfl import params
+from p2pdfl.codec import digest_of
+from p2pdfl.crypto.envelope import head_digest
+from p2pdfl.protocol.agreement import Agreement, is_certificate, is_justified
+from p2pdfl.protocol.assignment import Assignment, batch_seed
+from p2pdfl.protocol.beacon import FixedDealings, dealing_context
+from p2pdfl.protocol.docket import Docket
+from p2pdfl.protocol.events import (
+    Aggregate,
+    CheckCommits,
+    Deal,
+    DealingCheck,
+    Decrypt,
+    Effect,
+    Notice,
+    ReadChain,
+    Resync,
+    Reveal,
+    Train,
+    WantUpdate,
+)
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.refusal import Ignore, Reject
+from p2pdfl.protocol.setup import Setup
+from p2pdfl.types import (
+    ZERO_DIGEST,
+    Address,
+    Certificate,
+    Close,
+    Commit,
+    CommitEntry,
+    Contents,
+    Dealing,
+    Digest,
+    EquivocationProof,
+    Head,
+    Kind,
+    MemberIndex,
+    Notarize,
+    Packet,
+    Payload,
+    Propose,
+    Round,
+    Share,
+    UpdateEntry,
+    VerdictProof,
+    View,
+)
+
+
+class Diverged(Exception):
+    """A quorum certified a state that this machine computes differently.  Going on would serve a wrong model."""
+
+
+class Phase(Enum):
+    COMMIT = "commit"
+    REVEAL = "reveal"
+    PROPOSE = "propose"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundContext:
+    """What is fixed when a round opens; the same at every member."""
+
+    round: Round
+    epoch: EpochMembers
+    parent: Digest
+    parent_state: Digest
+    chain_block: Digest
+    beacon: Digest
+    fixed: FixedDealings | None
+    """None in round 0."""
+    dealt_to: EpochMembers
+    """Who will hold the shares of this round's dealings."""
+    assignment: Assignment
+    is_training_round: bool
+    banned: frozenset[Address]
+    present: frozenset[MemberIndex]
+    """Members whose COMMIT the last head names."""
+    undelivered: frozenset[MemberIndex]
+    """Members whose last committed update was not in the head: the reveal phase does not wait for them."""
+    next_members: Digest
+    """List hash of the next epoch in the last round of an epoch that has one, else zero."""
+    chooses_next_members: bool
+    """Last-but-one round of an epoch that has a successor: the head names the next list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """To be signed by `Run` and sent."""
+
+    kind: Kind
+    view: View
+    payload: Payload
+
+
+@dataclass(slots=True)
+class HeldCommit:
+    member: MemberIndex
+    commit: Commit
+    packet: Packet
+
+
+Output = Effect | Vote
+
+
+@dataclass(slots=True)
+class OpenRound:
+    context: RoundContext
+    setup: Setup
+    me: MemberIndex | None
+    """None: an observer, which follows and signs nothing."""
+    docket: Docket
+    next_list_hash: Callable[[Contents, Digest], Digest | None]
+    """(contents, chain block) -> hash of the next epoch's list; None while that block is unknown here."""
+    latest_block: Callable[[], Digest]
+    """The newest confirmed chain block known here, at or after the parent head's."""
+    agreement: Agreement = field(init=False)
+    phase: Phase = Phase.COMMIT
+    was_late: bool = False
+    """Whether a phase ended by its deadline, with something missing."""
+
+    dealing: Dealing | None = None
+    share: Share | None = None
+    update: Digest | None = None
+    is_committed: bool = False
+
+    commits: dict[Digest, HeldCommit] = field(default_factory=dict)
+    """Valid COMMITs by body.  An equivocator may have two."""
+    invalid: set[MemberIndex] = field(default_factory=set)
+    unchecked: dict[Digest, HeldCommit] = field(default_factory=dict)
+    is_checking: bool = False
+    held_updates: set[Digest] = field(default_factory=set)
+    bad_updates: set[Digest] = field(default_factory=set)
+    states: dict[tuple[UpdateEntry, ...], Digest] = field(default_factory=dict)
+    aggregating: set[tuple[UpdateEntry, ...]] = field(default_factory=set)
+
+    proposals: dict[View, dict[Digest, Propose]] = field(default_factory=dict)
+    known_heads: dict[Digest, Propose] = field(default_factory=dict)
+    proposed: set[View] = field(default_factory=set)
+    refused: set[tuple[View, Digest]] = field(default_factory=set)
+    required: tuple[frozenset[MemberIndex], frozenset[Digest]] | None = None
+    """Members and updates that this member held at its own deadline; a fresh proposal must name them."""
+
+    overdue: frozenset[Address] = frozenset()
+    """Who was proven guilty before the round opened: a fresh proposal must ban them."""
+    asked: set[tuple[object, ...]] = field(default_factory=set)
+    """What has been asked for since the last resync."""
+
+    packets: list[Packet] = field(default_factory=list)
+    """Everything signed that was taken in this round, for resync."""
+
+    train_deadline_ms: int = 0
+    deadline_ms: int = 0
+    propose_ms: int = 0
+    resync_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self.agreement = Agreement(epoch=self.context.epoch, round=self.context.round, view_ms=self.setup.task.view_ms)
+
+    # --- open: assign, train ---------------------------------------------------------------------------------------
+
+    def open(self, now_ms: int) -> list[Output]:
+        task, context = self.setup.task, self.context
+        self.overdue = frozenset(self.docket.pending_losers(context.round, context.banned))
+        self.train_deadline_ms = now_ms + task.commit_ms * 3 // 4
+        self.deadline_ms = now_ms + task.commit_ms
+        self.resync_ms = now_ms + task.resync_ms
+        outputs: list[Output] = [self._notice("train")]
+        if self.me is None:
+            return outputs
+        address = self._address(self.me)
+        outputs.append(
+            Deal(
+                round=context.round,
+                context=dealing_context(self.setup.task_id, context.round, address, context.dealt_to),
+                keys=context.dealt_to.keys,
+                threshold=context.dealt_to.threshold,
+            )
+        )
+        if context.fixed is not None:
+            outputs.append(
+                Decrypt(
+                    round=context.round,
+                    context=context.fixed.share_context(self.me),
+                    summed=context.fixed.summed[self.me],
+                )
+            )
+        if self._is_trainer(self.me):
+            outputs.append(
+                Train(
+                    round=context.round,
+                    parent_state=context.parent_state,
+                    seed=batch_seed(context.beacon, self.setup.task_id, context.round, address),
+                )
+            )
+        return outputs
+
+    # --- commit -----------------------------------------------------------------
+
+    def on_commit(self, packet: Packet, commit: Commit, sender: MemberIndex) -> None:
+        if commit.parent != self.context.parent:
+            raise Reject("commit: other parent")
+        if (commit.share is None) != (self.context.fixed is None):
+            raise Reject("commit: share missing or unasked for")
+        held = HeldCommit(sender, commit, packet)
+        if sender == self.me:
+            self.commits[packet.envelope.body] = held
+        else:
+            self.unchecked[packet.envelope.body] = held
+
+    def on_checked(self, checked: tuple[Digest, ...], invalid: frozenset[Digest]) -> list[MemberIndex]:
+        """Returns the members whose COMMIT proved invalid: an objective fault."""
+        self.is_checking = False
+        culprits: list[MemberIndex] = []
+        for body in checked:
+            held = self.unchecked.pop(body)
+            if body in invalid:
+                self.invalid.add(held.member)
+                culprits.append(held.member)
+            else:
+                self.commits[body] = held
+        return culprits
+
+    def shares(self) -> Mapping[MemberIndex, Share]:
+        """One verified share per member."""
+        return {held.member: held.commit.share for held in self.commits.values() if held.commit.share is not None}
+
+    # --- reveal -----------------------------------------------------------------
+
+    def on_update(self, author: MemberIndex, update: Digest, *, valid: bool) -> None:
+        if not any(held.member == author and held.commit.update == update for held in self.commits.values()):
+            return
+        (self.held_updates if valid else self.bad_updates).add(update)
+
+    # --- propose, notarize, close -----------------------------------------------------------------
+
+    def on_propose(self, propose: Propose, view: View, sender: MemberIndex, now_ms: int) -> None:
+        if self.context.assignment.leader(view) != sender:
+            raise Reject("propose: not this view's leader")
+        self._check_proposal(propose, view)
+        for certificate in (*propose.skips, *([propose.notarization] if propose.notarization else [])):
+            self.agreement.add_certificate(certificate, now_ms)
+        digest = head_digest(propose.head)
+        self.proposals.setdefault(view, {})[digest] = propose
+        self.known_heads.setdefault(digest, propose)
+
+    def on_vote(self, packet: Packet, vote: Notarize | Close, sender: MemberIndex, now_ms: int) -> None:
+        envelope = packet.envelope
+        if envelope.kind == Kind.NOTARIZE and vote.head == ZERO_DIGEST:
+            raise Reject("notarize: no head")
+        self.agreement.add_vote(
+            kind=Kind(envelope.kind),
+            view=envelope.view,
+            head=vote.head,
+            voter=sender,
+            signature=packet.signature,
+            now_ms=now_ms,
+        )
+
+    def on_certificate(self, certificate: Certificate, now_ms: int) -> None:
+        if not is_certificate(certificate, self.setup.domain, self.setup.task_id, self.context.epoch):
+            raise Reject("certificate: no quorum of signatures")
+        self.agreement.add_certificate(certificate, now_ms)
+
+    def on_aggregated(self, updates: tuple[UpdateEntry, ...], state: Digest) -> None:
+        self.aggregating.discard(updates)
+        self.states[updates] = state
+
+    # --- what follows from what is known -----------------------------------------------------------------
+
+    def progress(self, now_ms: int) -> list[Output]:
+        """Everything this member can do now.  Call until it returns nothing: own votes are taken in between."""
+        outputs: list[Output] = []
+        outputs += self._commit(now_ms)
+        outputs += self._check_commits()
+        outputs += [want for entry in self._awaited_updates() for want in self._want(entry, fetch=False)]
+        outputs += self._end_phases(now_ms)
+        outputs += self._change_view(now_ms)
+        outputs += self._propose(now_ms)
+        outputs += self._notarize()
+        outputs += self._close_view(now_ms)
+        outputs += self._resync(now_ms)
+        return outputs
+
+    def _commit(self, now_ms: int) -> list[Output]:
+        if self.me is None or self.is_committed or self.dealing is None:
+            return []
+        if self.context.fixed is not None and self.share is None:
+            return []
+        if self._is_trainer(self.me) and self.update is None and now_ms < self.train_deadline_ms:
+            return []
+        self.is_committed = True
+        commit = Commit(
+            parent=self.context.parent, update=self.update or ZERO_DIGEST, dealing=self.dealing, share=self.share
+        )
+        return [Vote(Kind.COMMIT, 0, commit), self._notice("commit")]
+
+    def _check_commits(self) -> list[Output]:
+        """One batch at a time: what arrives meanwhile makes the next one."""
+        if self.is_checking or not self.unchecked:
+            return []
+        self.is_checking = True
+        fixed, context = self.context.fixed, self.context
+        checks = tuple(
+            DealingCheck(
+                body=body,
+                commit=held.commit,
+                dealing_context=dealing_context(
+                    self.setup.task_id, context.round, self._address(held.member), context.dealt_to
+                ),
+                share_context=fixed.share_context(held.member) if fixed else None,
+                holder_key=context.epoch.keys[held.member],
+                summed=fixed.summed[held.member] if fixed else None,
+            )
+            for body, held in self.unchecked.items()
+        )
+        return [
+            CheckCommits(
+                round=context.round,
+                checks=checks,
+                keys=context.dealt_to.keys,
+                threshold=context.dealt_to.threshold,
+            )
+        ]
+
+    def _end_phases(self, now_ms: int) -> list[Output]:
+        outputs: list[Output] = []
+        task = self.setup.task
+        committed = {held.member for held in self.commits.values()}
+        if self.phase is Phase.COMMIT:
+            is_late = now_ms >= self.deadline_ms
+            missing = self.context.present - committed - self.invalid
+            if len(committed) < self.context.epoch.quorum or (missing and not is_late):
+                return []
+            self.phase = Phase.REVEAL
+            self.was_late |= bool(missing)
+            self.deadline_ms = now_ms + task.reveal_ms
+            outputs.append(self._notice("reveal"))
+            own = next((held.commit.update for held in self.commits.values() if held.member == self.me), ZERO_DIGEST)
+            if own != ZERO_DIGEST:
+                outputs.append(Reveal(round=self.context.round, update=own))
+        if self.phase is Phase.REVEAL:
+            is_late = now_ms >= self.deadline_ms
+            is_waiting = any(entry.member not in self.context.undelivered for entry in self._awaited_updates())
+            if is_waiting and not is_late:
+                return outputs
+            self.phase = Phase.PROPOSE
+            self.was_late |= is_waiting
+            self.required = (frozenset(committed), frozenset(self.held_updates))
+            self.propose_ms = now_ms + (task.grace_ms if self.was_late else 0)
+            self.agreement.start(self.propose_ms)
+            outputs.append(self._notice("propose"))
+        return outputs
+
+    def _change_view(self, now_ms: int) -> list[Output]:
+        outputs: list[Output] = []
+        while self.agreement.advance(now_ms):
+            outputs.append(self._notice("propose"))
+        return outputs
+
+    def _propose(self, now_ms: int) -> list[Output]:
+        view = self.agreement.view
+        if (
+            self.me is None
+            or self.phase is not Phase.PROPOSE
+            or now_ms < self.propose_ms
+            or view in self.proposed
+            or self.context.assignment.leader(view) != self.me
+        ):
+            return []
+        justification = self.agreement.justification(view)
+        if justification is None:
+            return []
+        notarization, skips = justification
+        if notarization is not None:
+            earlier = self.known_heads.get(notarization.head)
+            if earlier is None:
+                return []
+            self.proposed.add(view)
+            return [Vote(Kind.PROPOSE, view, earlier.replace(notarization=notarization, skips=skips))]
+        contents, equivocations, verdicts = self._contents()
+        state = self.states.get(contents.updates)
+        if state is None:
+            return self._aggregate(contents.updates)
+        head = self._head(contents, state, self.latest_block())
+        if head is None:
+            return []
+        self.proposed.add(view)
+        return [
+            Vote(
+                Kind.PROPOSE,
+                view,
+                Propose(
+                    contents=contents,
+                    head=head,
+                    notarization=None,
+                    skips=skips,
+                    equivocations=equivocations,
+                    verdicts=verdicts,
+                ),
+            )
+        ]
+
+    def _notarize(self) -> list[Output]:
+        view = self.agreement.view
+        if self.me is None or view in self.agreement.notarize_signed:
+            return []
+        for digest, propose in self.proposals.get(view, {}).items():
+            if (view, digest) in self.refused:
+                continue
+            if propose.notarization is None and view < self.context.epoch.count and self._omits(propose):
+                if self.required is not None:
+                    self.refused.add((view, digest))
+                continue
+            missing = self._missing_for(propose)
+            if missing is not None:
+                return missing
+            if not self._is_sound(propose):
+                self.refused.add((view, digest))
+                continue
+            self.agreement.notarize_signed.add(view)
+            return [Vote(Kind.NOTARIZE, view, Notarize(head=digest))]
+        return []
+
+    def _close_view(self, now_ms: int) -> list[Output]:
+        if self.me is None or self.agreement.certificate is not None:
+            return []
+        head = self.agreement.close_vote(now_ms)
+        if head is None:
+            return []
+        self.agreement.close_signed.add(self.agreement.view)
+        return [Vote(Kind.CLOSE, self.agreement.view, Close(head=head)), self._notice("close")]
+
+    def decided(self) -> tuple[Propose, Certificate] | list[Output]:
+        """The certified proposal once all that it names is here; else what to do about what is missing."""
+        certificate = self.agreement.certificate
+        if certificate is None:
+            return []
+        propose = self.known_heads.get(certificate.head)
+        if propose is None:
+            return self._once(Resync(round=self.context.round), ("head", certificate.head))
+        missing = self._missing_for(propose)
+        if missing is not None:
+            return missing
+        if not self._is_sound(propose):
+            raise Diverged(
+                f"round {self.context.round}: a quorum certified state {propose.head.state.hex()[:16]}, "
+                f"this machine computes {self.states[propose.contents.updates].hex()[:16]}"
+            )
+        return propose, certificate
+
+    def _resync(self, now_ms: int) -> list[Output]:
+        if now_ms < self.resync_ms:
+            return []
+        self.resync_ms = now_ms + self.setup.task.resync_ms
+        self.asked.clear()
+        wanted = [] if self.phase is Phase.COMMIT else self._awaited_updates()
+        return [
+            Resync(round=self.context.round),
+            *(output for entry in wanted for output in self._want(entry, fetch=True)),
+        ]
+
+    def next_deadline_ms(self, now_ms: int) -> int:
+        """The next time at which a Tick may change something."""
+        times = [self.resync_ms, self.train_deadline_ms, self.deadline_ms, self.propose_ms]
+        times += self.agreement.deadlines_ms()
+        return min(time for time in times if time > now_ms)
+
+    # --- parts -----------------------------------------------------------------
+
+    def _has_quorum(self) -> bool:
+        return len({held.member for held in self.commits.values()}) >= self.context.epoch.quorum
+
+    def _contents(self) -> tuple[Contents, tuple[EquivocationProof, ...], tuple[VerdictProof, ...]]:
+        """Everything held, as this member would close the round, with the proofs that back it."""
+        chosen: dict[MemberIndex, HeldCommit] = {}
+        for held in self.commits.values():
+            chosen.setdefault(held.member, held)
+        equivocations, verdicts = self.docket.pending(self.context.round, self.context.banned)
+        contents = Contents(
+            commits=tuple(
+                CommitEntry(member=member, body=chosen[member].packet.envelope.body) for member in sorted(chosen)
+            ),
+            updates=tuple(
+                entry
+                for entry in self._promised(chosen[member] for member in sorted(chosen))
+                if entry.update in self.held_updates
+            ),
+            evidence=tuple(proof.entry for proof in equivocations),
+            verdicts=tuple(proof.entry for proof in verdicts),
+        )
+        return contents, equivocations, verdicts
+
+    def _promised(self, commits: Iterable[HeldCommit]) -> Iterator[UpdateEntry]:
+        """The updates that count if their bytes come: committed by this round's trainers."""
+        for held in commits:
+            if self._is_trainer(held.member) and held.commit.update != ZERO_DIGEST:
+                yield UpdateEntry(member=held.member, update=held.commit.update)
+
+    def _awaited_updates(self) -> list[UpdateEntry]:
+        return [
+            entry
+            for entry in self._promised(self.commits.values())
+            if entry.update not in self.held_updates and entry.update not in self.bad_updates
+        ]
+
+    def _check_proposal(self, propose: Propose, view: View) -> None:
+        """What can be checked without what the proposal names.  Raises Reject."""
+        head, contents, context = propose.head, propose.contents, self.context
+        if (head.task, head.epoch, head.round, head.parent) != (
+            self.setup.task_id,
+            context.epoch.epoch,
+            context.round,
+            context.parent,
+        ):
+            raise Reject("propose: head of another round")
+        if head.contents != digest_of(contents):
+            raise Reject("propose: contents are not the head's")
+        named = [entry.member for entry in contents.commits]
+        if not is_strictly_ascending(named) or named[-1] >= context.epoch.count:
+            raise Reject("propose: commits out of order")
+        if len(named) < context.epoch.quorum:
+            raise Reject("propose: fewer than a quorum of commits")
+        updates = [entry.member for entry in contents.updates]
+        if not is_strictly_ascending(updates) or not set(updates) <= set(named):
+            raise Reject("propose: updates out of order")
+        self.docket.check(propose, context.round, context.banned)
+        for certificate in (*propose.skips, *([propose.notarization] if propose.notarization else [])):
+            if certificate.round != context.round or not is_certificate(
+                certificate, self.setup.domain, self.setup.task_id, context.epoch
+            ):
+                raise Reject("propose: justification does not verify")
+        if not is_justified(view=view, head=head_digest(head), notarization=propose.notarization, skips=propose.skips):
+            raise Reject("propose: not justified")
+
+    def _omits(self, propose: Propose) -> bool:
+        """Whether a fresh proposal leaves out what this member held at its deadline (before it: holds now)."""
+        committed, updates = self.required or (
+            frozenset(held.member for held in self.commits.values()),
+            frozenset(self.held_updates),
+        )
+        named = {entry.member: entry.body for entry in propose.contents.commits}
+        if not committed <= named.keys():
+            return True
+        promised = self._promised(self.commits[body] for body in named.values() if body in self.commits)
+        must_have = {entry for entry in promised if entry.update in updates}
+        if not must_have <= set(propose.contents.updates):
+            return True
+        return not self.overdue <= self.docket.bans(propose.contents).keys()
+
+    def _missing_for(self, propose: Propose) -> list[Output] | None:
+        """None once this member can compute the proposal's head; else what to ask for (each once per resync)."""
+        contents, context = propose.contents, self.context
+        bodies = [entry.body for entry in contents.commits]
+        if any(body not in self.commits for body in bodies):
+            return self._once(Resync(round=context.round), ("commits", digest_of(contents)))
+        promised = set(self._promised(self.commits[body] for body in bodies))
+        lacking = [entry for entry in contents.updates if entry in promised and entry.update not in self.held_updates]
+        if lacking:
+            return [output for entry in lacking for output in self._want(entry, fetch=True)]
+        if contents.updates not in self.states:
+            return self._aggregate(contents.updates)
+        block = propose.head.chain_block
+        if context.chooses_next_members and self.next_list_hash(contents, block) is None:
+            return self._once(ReadChain(block=block), ("chain", block))
+        return None
+
+    def _is_sound(self, propose: Propose) -> bool:
+        """Whether this member computes the proposed head.  Call once nothing is missing for it."""
+        contents = propose.contents
+        promised = set(self._promised(self.commits[entry.body] for entry in contents.commits))
+        named = all(self.commits[entry.body].member == entry.member for entry in contents.commits)
+        return (
+            named
+            and set(contents.updates) <= promised
+            and self._head(contents, self.states[contents.updates], propose.head.chain_block) == propose.head
+        )
+
+    def _head(self, contents: Contents, state: Digest, chain_block: Digest) -> Head | None:
+        context = self.context
+        next_members: Digest | None = context.next_members
+        if context.chooses_next_members:
+            next_members = self.next_list_hash(contents, chain_block)
+        else:
+            chain_block = context.chain_block
+        if next_members is None:
+            return None
+        return Head(
+            task=self.setup.task_id,
+            epoch=context.epoch.epoch,
+            round=context.round,
+            parent=context.parent,
+            contents=digest_of(contents),
+            state=state,
+            next_members=next_members,
+            chain_block=chain_block,
+        )
+
+    def _aggregate(self, updates: tuple[UpdateEntry, ...]) -> list[Output]:
+        if updates in self.aggregating:
+            return []
+        self.aggregating.add(updates)
+        return [Aggregate(round=self.context.round, parent_state=self.context.parent_state, updates=updates)]
+
+    def _want(self, entry: UpdateEntry, *, fetch: bool) -> list[Output]:
+        want = WantUpdate(
+            round=self.context.round, author=self._address(entry.member), update=entry.update, fetch=fetch
+        )
+        return self._once(want, ("update", entry.update, fetch))
+
+    def _once(self, output: Output, key: tuple[object, ...]) -> list[Output]:
+        if key in self.asked:
+            return []
+        self.asked.add(key)
+        return [output]
+
+    def check_view(self, view: View) -> None:
+        if view > self.agreement.view + params.VIEWS_AHEAD_MAX:
+            raise Ignore("view far ahead")
+
+    def _is_trainer(self, member: MemberIndex) -> bool:
+        return member in self.context.assignment.trainers
+
+    def _address(self, member: MemberIndex) -> Address:
+        return self.context.epoch.addresses[member]
+
+    def _notice(self, phase: str) -> Notice:
+        return Notice(name="phase", fields={"round": self.context.round, "view": self.agreement.view, "phase": phase})
+
+
+def is_strictly_ascending(items: Sequence[int]) -> bool:
+    return all(low < high for low, high in pairwise(items))

@@ -1,0 +1,823 @@
+"""A member's whole run: rounds one after the other, and what outlives a round.
+
+`Run.handle(event, now_ms)` is the only way in and returns the effects to perform; `OpenRound` (round.py) has the
+round itself.  Here are: opening a message, one slot one envelope, the next round and the next epoch, audits and
+judgements, bans, anchors, resync.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from p2pdfl import params
+from p2pdfl.codec import Malformed, body_digest, decode_payload, encode
+from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
+from p2pdfl.protocol.anchor import turn_ms
+from p2pdfl.protocol.assignment import Assignment, batch_seed, compute_assignment
+from p2pdfl.protocol.audit import is_party
+from p2pdfl.protocol.beacon import fix_dealings, initial_beacon, initial_parent
+from p2pdfl.protocol.docket import EVIDENCE_NAMES, Docket
+from p2pdfl.protocol.events import (
+    Aggregated,
+    CertificateReceived,
+    ChainSeen,
+    Closed,
+    CommitsChecked,
+    Dealt,
+    Decrypted,
+    Effect,
+    Event,
+    Finished,
+    Notice,
+    PacketReceived,
+    Replay,
+    Replayed,
+    Send,
+    SubmitAnchor,
+    SubmitEquivocation,
+    SubmitVerdict,
+    Tick,
+    Trained,
+    UpdateHeld,
+)
+from p2pdfl.protocol.membership import EpochMembers, select_members
+from p2pdfl.protocol.refusal import Ignore, Refusal, Reject
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply, packet_id
+from p2pdfl.protocol.round import OpenRound, RoundContext, Vote
+from p2pdfl.protocol.setup import Setup
+from p2pdfl.types import (
+    ZERO_DIGEST,
+    Accuse,
+    Address,
+    BlockNumber,
+    Certificate,
+    Close,
+    Commit,
+    Contents,
+    Digest,
+    Envelope,
+    Epoch,
+    Judge,
+    Kind,
+    Member,
+    MemberIndex,
+    Notarize,
+    Outcome,
+    Packet,
+    Payload,
+    Propose,
+    Registration,
+    Round,
+    VerdictEntry,
+    View,
+)
+
+OwnSlot = tuple[Round, View, Kind]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Genesis:
+    """What the chain says once registration has closed."""
+
+    closing_number: BlockNumber
+    closing_block: Digest
+    registrations: tuple[Registration, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedRound:
+    """What later rounds, audits and resyncs still need of a closed round."""
+
+    round: Round
+    epoch: EpochMembers
+    beacon: Digest
+    assignment: Assignment
+    parent_state: Digest
+    contents: Contents
+    state: Digest
+    certificate: Certificate
+    packets: tuple[Packet, ...]
+
+    def updates_by_address(self) -> dict[Address, Digest]:
+        return {self.epoch.addresses[entry.member]: entry.update for entry in self.contents.updates}
+
+    def committed(self) -> set[Address]:
+        return {self.epoch.addresses[entry.member] for entry in self.contents.commits}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSnapshot:
+    number: BlockNumber
+    registrations: tuple[Registration, ...]
+
+
+class Run:
+    def __init__(self, setup: Setup, genesis: Genesis, signed: Iterable[Packet] = ()) -> None:
+        """signed: every packet that this key signed before (the store's); their slots are never signed again."""
+        task = setup.task
+        assert task.initial_state is not None
+        self.setup = setup
+        first = EpochMembers(
+            epoch=0,
+            first_round=0,
+            last_round=task.last_round_of(0),
+            members=select_members(genesis.registrations, excluded=()),
+        )
+        self.epochs: dict[Epoch, EpochMembers] = {0: first}
+        self.docket = Docket(setup, self.epochs)
+        self.banned: dict[Address, str] = {}
+        """Address -> kind of evidence."""
+        self.refused: Counter[str] = Counter()
+        """Refusals of messages that waited for their round; `handle` raises the others."""
+        self.is_finished = False
+        self._signed: dict[OwnSlot, Packet] = {_own_slot(packet): packet for packet in signed}
+        self._is_muted_in: Epoch | None = None
+        self._chain: dict[Digest, ChainSnapshot] = {
+            genesis.closing_block: ChainSnapshot(number=genesis.closing_number, registrations=genesis.registrations)
+        }
+        self._chain_block = genesis.closing_block
+        self._state: Digest = task.initial_state
+        self._head = initial_parent(setup.task_id, first.list_hash, self._state, genesis.closing_block)
+        self._beacons = {
+            round: initial_beacon(setup.task_id, first.list_hash, genesis.closing_block, round) for round in (0, 1)
+        }
+        self._history: dict[Round, ClosedRound] = {}
+        self._undelivered: set[Address] = set()
+        self._early: dict[Address, deque[Packet]] = {}
+        self._jury_packets: dict[Round, list[Packet]] = {}
+        self._cases: dict[tuple[Round, Address], list[VerdictEntry]] = {}
+        """(audited round, author) -> accusations that wait for this member's replay; the outcome is filled in."""
+        self._replays: dict[tuple[Round, Address], Outcome] = {}
+        self._open: OpenRound | None = None
+        self._followed = False
+        """Whether the last round closed by a certificate from a resync: this member is behind."""
+
+    # --- the door -----------------------------------------------------------------
+
+    def start(self, now_ms: int) -> list[Effect]:
+        epoch = self.epochs[0]
+        return [self._members_notice(epoch), *self._open_round(0, now_ms), *self._settle(now_ms)]
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """Check everything, then change state; a Refusal leaves state as it was."""
+        if self.is_finished:
+            return []
+        effects = self._take_event(event, now_ms)
+        return effects + self._settle(now_ms)
+
+    @property
+    def round(self) -> Round:
+        return self._now.context.round
+
+    @property
+    def epoch(self) -> EpochMembers:
+        return self._now.context.epoch
+
+    @property
+    def me(self) -> MemberIndex | None:
+        return self.epoch.indices.get(self.setup.address)
+
+    def next_deadline_ms(self, now_ms: int) -> int:
+        return self._now.next_deadline_ms(now_ms)
+
+    def resync_request(self) -> ResyncRequest:
+        packets = [*self._now.packets, *(packet for packets in self._jury_packets.values() for packet in packets)]
+        return ResyncRequest(
+            task=self.setup.task_id,
+            round=self.round,
+            have=tuple(packet_id(packet) for packet in packets[: params.RESYNC_HAVE_MAX]),
+        )
+
+    def resync_reply(
+        self, request: ResyncRequest, load: Callable[[Round], tuple[tuple[Packet, ...], Certificate] | None]
+    ) -> ResyncReply:
+        """load: a closed round from the store, for askers that are further behind than the history in memory."""
+        jury = [packet for packets in self._jury_packets.values() for packet in packets]
+        if request.task != self.setup.task_id:
+            return ResyncReply(packets=(), certificates=())
+        if not self.is_finished and request.round >= self.round:
+            if request.round > self.round:
+                return ResyncReply(packets=(), certificates=())
+            agreement = self._now.agreement
+            certificates = [*agreement.notarizations.values(), *agreement.skips.values()]
+            if agreement.certificate is not None:
+                certificates.append(agreement.certificate)
+            return compute_reply(request, [*self._now.packets, *jury], certificates)
+        closed = self._history.get(request.round)
+        found = (closed.packets, closed.certificate) if closed else load(request.round)
+        if found is None:
+            return ResyncReply(packets=(), certificates=())
+        packets, certificate = found
+        return compute_reply(request, [*packets, *jury], (certificate,))
+
+    # --- events -----------------------------------------------------------------
+
+    def _take_event(self, event: Event, now_ms: int) -> list[Effect]:
+        now = self._now
+        match event:
+            case PacketReceived():
+                return self._on_packet(event.packet, now_ms)
+            case CertificateReceived():
+                if event.certificate.round != self.round:
+                    raise Ignore("certificate of another round")
+                now.on_certificate(event.certificate, now_ms)
+                self._followed = True
+            case Trained():
+                if event.round == self.round:
+                    now.update = event.update
+            case Dealt():
+                if event.round == self.round:
+                    now.dealing = event.dealing
+            case Decrypted():
+                if event.round == self.round:
+                    now.share = event.share
+            case CommitsChecked():
+                if event.round == self.round:
+                    culprits = now.on_checked(event.checked, event.invalid)
+                    return [effect for culprit in culprits for effect in self._judge_objective(culprit, now_ms)]
+            case UpdateHeld():
+                author = self.epoch.indices.get(event.author)
+                if event.round == self.round and author is not None:
+                    now.on_update(author, event.update, valid=event.valid)
+                    if not event.valid:
+                        return self._judge_objective(author, now_ms)
+            case Aggregated():
+                if event.round == self.round:
+                    now.on_aggregated(event.updates, event.state)
+            case Replayed():
+                return self._on_replayed(event, now_ms)
+            case ChainSeen():
+                self._on_chain(event)
+            case Tick():
+                pass
+            case _:
+                assert_never(event)
+        return []
+
+    def _on_packet(self, packet: Packet, now_ms: int) -> list[Effect]:
+        envelope = packet.envelope
+        if envelope.task != self.setup.task_id:
+            raise Reject("other task")
+        if envelope.round >= self.setup.task.total_rounds or envelope.epoch != self.setup.task.epoch_of(envelope.round):
+            raise Reject("epoch is not the round's")
+        if envelope.round < self.round - params.HISTORY_ROUNDS:
+            raise Ignore("round long closed")
+        members = self.epochs.get(envelope.epoch)
+        if members is None:
+            self._hurry(now_ms)
+            raise Ignore("epoch not known yet")
+        try:
+            address = recover(self.setup.domain, envelope, packet.signature)
+        except BadSignature:
+            raise Reject("signature does not verify") from None
+        sender = members.indices.get(address)
+        if sender is None:
+            raise Reject("signer is not a member")
+        if envelope.round > self.round:
+            if envelope.round > self.round + 1:
+                self._hurry(now_ms)
+            if not self._keep_early(packet, address):
+                raise Ignore("round not open yet")
+            return []
+        return self._take(packet, sender, now_ms)
+
+    def _keep_early(self, packet: Packet, address: Address) -> bool:
+        """Messages of the next round wait for it, bounded per member."""
+        if packet.envelope.round != self.round + 1:
+            return False
+        waiting = self._early.setdefault(address, deque())
+        if len(waiting) >= params.EARLY_MESSAGES_PER_MEMBER_MAX:
+            return False
+        waiting.append(packet)
+        return True
+
+    def _take(self, packet: Packet, sender: MemberIndex, now_ms: int) -> list[Effect]:
+        """A packet of this or a recent round, its signature verified."""
+        envelope = packet.envelope
+        self._check_view(envelope)
+        try:
+            payload = decode_payload(packet)
+        except Malformed as error:
+            raise Reject("payload is malformed") from error
+        effects: list[Effect] = []
+        if self.epochs[envelope.epoch].addresses[sender] == self.setup.address:
+            self._mute_if_unknown(packet)
+        proof = self.docket.ledger.record(packet, sender)
+        if proof is not None:
+            self.docket.file_equivocation(proof)
+            address = self.epochs[envelope.epoch].addresses[sender]
+            effects.append(_notice("equivocation", round=envelope.round, member=_hex(address), kind=envelope.kind))
+        if isinstance(payload, Accuse):
+            effects += self._on_accuse(packet, payload, sender, now_ms)
+            self._jury_packets.setdefault(envelope.round, []).append(packet)
+        elif isinstance(payload, Judge):
+            effects += self._on_judge(packet, payload, sender)
+            self._jury_packets.setdefault(envelope.round, []).append(packet)
+        elif envelope.round == self.round:
+            self._take_in_round(packet, payload, sender, now_ms)
+            self._now.packets.append(packet)
+        return effects
+
+    def _check_view(self, envelope: Envelope) -> None:
+        """Before the slot is taken: what is ignored as too far ahead must be welcome later."""
+        if envelope.kind in (Kind.COMMIT, Kind.ACCUSE) and envelope.view != 0:
+            raise Reject("view is not zero")
+        if envelope.kind in (Kind.PROPOSE, Kind.NOTARIZE, Kind.CLOSE) and envelope.round == self.round:
+            self._now.check_view(envelope.view)
+
+    def _take_in_round(
+        self, packet: Packet, payload: Commit | Propose | Notarize | Close, sender: MemberIndex, now_ms: int
+    ) -> None:
+        match payload:
+            case Commit():
+                self._now.on_commit(packet, payload, sender)
+            case Propose():
+                self._now.on_propose(payload, packet.envelope.view, sender, now_ms)
+            case Notarize() | Close():
+                self._now.on_vote(packet, payload, sender, now_ms)
+            case _:
+                assert_never(payload)
+
+    def _on_chain(self, event: ChainSeen) -> None:
+        self._chain[event.block] = ChainSnapshot(number=event.number, registrations=event.registrations)
+        if len(self._chain) > params.CHAIN_SNAPSHOTS_MAX:
+            oldest = min(
+                (block for block in self._chain if block != self._chain_block),
+                key=lambda block: self._chain[block].number,
+            )
+            del self._chain[oldest]
+
+    # --- what follows -----------------------------------------------------------------
+
+    def _settle(self, now_ms: int) -> list[Effect]:
+        """Does all that can be done now: signs votes, takes them, closes the round, opens the next."""
+        effects: list[Effect] = []
+        while not self.is_finished:
+            outputs = self._now.progress(now_ms)
+            for output in outputs:
+                if isinstance(output, Vote):
+                    effects += self._sign(output, self.round, now_ms)
+                else:
+                    effects.append(output)
+            if outputs:
+                continue
+            decided = self._now.decided()
+            if isinstance(decided, list):
+                return effects + [output for output in decided if not isinstance(output, Vote)]
+            effects += self._close_round(*decided, now_ms)
+        return effects
+
+    def _sign(self, vote: Vote, round: Round, now_ms: int) -> list[Effect]:
+        """One slot, one envelope, also across a crash: a slot signed before is sent again as it was signed then."""
+        epoch = self.setup.task.epoch_of(round)
+        sender = self.epochs[epoch].indices.get(self.setup.address)
+        if sender is None or self._is_muted_in == epoch:
+            return []
+        slot = (round, vote.view, vote.kind)
+        packet = self._signed.get(slot)
+        if packet is None:
+            envelope = Envelope(
+                task=self.setup.task_id,
+                epoch=epoch,
+                round=round,
+                view=vote.view,
+                kind=vote.kind,
+                body=body_digest(vote.payload),
+            )
+            signature = self.setup.signer.sign(self.setup.domain, envelope)
+            packet = Packet(envelope=envelope, signature=signature, payload=encode(vote.payload))
+            self._signed[slot] = packet
+        effects: list[Effect] = [Send(packet=packet)]
+        try:
+            effects += self._take(packet, sender, now_ms)
+        except Refusal as refusal:
+            # a restart sends what it once signed, which may not fit what it knows now
+            self.refused["own: " + refusal.reason] += 1
+        return effects
+
+    def _mute_if_unknown(self, packet: Packet) -> None:
+        """Others show an envelope of this member's that its store lacks: another process has the key, or the store
+        was lost.  Signing on could be a second signature in a slot."""
+        if _own_slot(packet) not in self._signed:
+            self._is_muted_in = packet.envelope.epoch
+
+    # --- rounds -----------------------------------------------------------------
+
+    @property
+    def _now(self) -> OpenRound:
+        assert self._open is not None, "start() comes first"
+        return self._open
+
+    def _open_round(self, round: Round, now_ms: int) -> list[Effect]:
+        task, setup = self.setup.task, self.setup
+        epoch = self.epochs[task.epoch_of(round)]
+        last = self._history.get(round - 1)
+        audited_round = self._history.get(round - params.AUDIT_LAG)
+        unbanned = [index for index, address in enumerate(epoch.addresses) if address not in self.banned]
+        present = frozenset(
+            range(epoch.count)
+            if last is None
+            else (epoch.indices[address] for address in last.committed() if address in epoch.indices)
+        )
+        assignment = compute_assignment(
+            beacon=self._beacons[round],
+            unbanned=unbanned,
+            present=present,
+            audit_fraction=task.audit_fraction,
+            audited=[]
+            if audited_round is None
+            else [
+                epoch.indices[address]
+                for address in audited_round.updates_by_address()
+                if address in epoch.indices and address not in self.banned
+            ],
+            is_training_round=round < task.training_rounds,
+        )
+        has_successor = epoch.epoch + 1 < task.epoch_count
+        fixed = None
+        if last is not None:
+            bodies = {entry.body for entry in last.contents.commits}
+            commits = sorted(
+                (packet for packet in last.packets if packet.envelope.body in bodies),
+                key=lambda packet: packet.envelope.body,
+            )
+            fixed = fix_dealings(
+                task=setup.task_id,
+                round=round - 1,
+                head=self._head,
+                holders=epoch,
+                dealings=[commit.dealing for commit in map(decode_payload, commits) if isinstance(commit, Commit)],
+            )
+        context = RoundContext(
+            round=round,
+            epoch=epoch,
+            parent=self._head,
+            parent_state=self._state,
+            chain_block=self._chain_block,
+            beacon=self._beacons[round],
+            fixed=fixed,
+            dealt_to=self.epochs.get(task.epoch_of(round + 1), epoch),
+            assignment=assignment,
+            is_training_round=round < task.training_rounds,
+            banned=frozenset(self.banned),
+            present=present,
+            undelivered=frozenset(epoch.indices[address] for address in self._undelivered if address in epoch.indices),
+            next_members=self.epochs[epoch.epoch + 1].list_hash
+            if has_successor and round == epoch.last_round
+            else ZERO_DIGEST,
+            chooses_next_members=has_successor and round == epoch.last_round - 1,
+        )
+        me = epoch.indices.get(setup.address)
+        self._open = OpenRound(
+            context=context,
+            setup=setup,
+            me=me,
+            docket=self.docket,
+            next_list_hash=self._next_list_hash,
+            latest_block=self._latest_block,
+        )
+        effects: list[Effect] = [_notice("beacon", round=round, value=context.beacon.hex())]
+        effects += [output for output in self._open.open(now_ms) if not isinstance(output, Vote)]
+        if self._followed:
+            self._open.resync_ms = now_ms
+            self._followed = False
+        effects += self._audit(context, me)
+        early, self._early = self._early, {}
+        for address, packets in early.items():
+            for packet in packets:
+                try:
+                    if packet.envelope.round == round and address in epoch.indices:
+                        effects += self._take(packet, epoch.indices[address], now_ms)
+                except Refusal as refusal:
+                    self.refused[refusal.reason] += 1
+        return effects
+
+    def _close_round(self, propose: Propose, certificate: Certificate, now_ms: int) -> list[Effect]:
+        now, context, contents = self._now, self._now.context, propose.contents
+        named = {entry.body for entry in contents.commits}
+        packets = tuple(
+            packet for packet in now.packets if packet.envelope.body in named or _is_proposal_of(packet, propose)
+        )
+        closed = ClosedRound(
+            round=context.round,
+            epoch=context.epoch,
+            beacon=context.beacon,
+            assignment=context.assignment,
+            parent_state=context.parent_state,
+            contents=contents,
+            state=propose.head.state,
+            certificate=certificate,
+            packets=packets,
+        )
+        self._history[context.round] = closed
+        self._head = head_digest(propose.head)
+        self._state = propose.head.state
+        self._chain_block = propose.head.chain_block
+        effects: list[Effect] = [
+            Closed(
+                round=context.round,
+                view=certificate.view,
+                head=propose.head,
+                contents=contents,
+                certificate=certificate,
+                packets=packets,
+                members=context.epoch,
+                beacon=context.beacon,
+                banned=context.banned,
+            )
+        ]
+        self._note_undelivered(now, contents)
+        if context.fixed is not None:
+            shares = {entry.member: now.commits[entry.body].commit.share for entry in contents.commits}
+            self._beacons[context.round + 1] = context.fixed.recover(
+                {member: share for member, share in shares.items() if share is not None}
+            )
+        if context.chooses_next_members:
+            effects.append(self._install_next_epoch(contents))
+        effects += self._punish(propose, context)
+        if context.round == context.epoch.last_round:
+            effects += self._anchor(propose, certificate, context)
+        self._forget(context.round)
+        if context.round == self.setup.task.total_rounds - 1:
+            self.is_finished = True
+            return [*effects, Finished()]
+        return effects + self._open_round(context.round + 1, now_ms)
+
+    def _note_undelivered(self, now: OpenRound, contents: Contents) -> None:
+        revealed = {entry.update for entry in contents.updates}
+        for entry in contents.commits:
+            promised = now.commits[entry.body].commit.update
+            address = now.context.epoch.addresses[entry.member]
+            if promised in revealed:
+                self._undelivered.discard(address)
+            elif promised != ZERO_DIGEST:
+                self._undelivered.add(address)
+
+    def _forget(self, round: Round) -> None:
+        """Keeps what an audit, its verdict and a resync of the last rounds can still ask about."""
+        oldest = round - params.HISTORY_ROUNDS
+        rounds: list[dict[Round, object]] = [self._history, self._beacons, self._jury_packets]  # type: ignore[list-item]
+        for kept in rounds:
+            for old in [old for old in kept if old < oldest]:
+                del kept[old]
+        for case in [case for case in (*self._cases, *self._replays) if case[0] < oldest]:
+            self._cases.pop(case, None)
+            self._replays.pop(case, None)
+        self.docket.forget_before(oldest)
+
+    def _hurry(self, now_ms: int) -> None:
+        """Others are ahead: ask soon instead of at the next resync."""
+        self._now.resync_ms = min(self._now.resync_ms, now_ms + params.HURRY_MS)
+
+    # --- epochs -----------------------------------------------------------------
+
+    def _latest_block(self) -> Digest:
+        return max(self._chain, key=lambda block: self._chain[block].number)
+
+    def _next_members(self, contents: Contents, block: Digest) -> tuple[Member, ...] | None:
+        """Registered as of `block`, and not banned, absent or exiting; None if that block is not known here or older
+        than the parent head's."""
+        snapshot = self._chain.get(block)
+        if snapshot is None or snapshot.number < self._chain[self._chain_block].number:
+            return None
+        seen = {self.epoch.addresses[entry.member] for entry in contents.commits}
+        for round in range(self.round - params.ABSENT_ROUNDS + 1, self.round):
+            if round in self._history:
+                seen |= self._history[round].committed()
+        absent = set(self.epoch.addresses) - seen
+        return select_members(
+            snapshot.registrations, excluded=self.banned.keys() | self.docket.bans(contents).keys() | absent
+        )
+
+    def _next_list_hash(self, contents: Contents, block: Digest) -> Digest | None:
+        members = self._next_members(contents, block)
+        return None if members is None else self._next_epoch(members).list_hash
+
+    def _next_epoch(self, members: tuple[Member, ...]) -> EpochMembers:
+        following = self.epoch.epoch + 1
+        return EpochMembers(
+            epoch=following,
+            first_round=self.epoch.last_round + 1,
+            last_round=self.setup.task.last_round_of(following),
+            members=members,
+        )
+
+    def _install_next_epoch(self, contents: Contents) -> Effect:
+        members = self._next_members(contents, self._chain_block)
+        assert members is not None, "the head was computed from this list"
+        epoch = self._next_epoch(members)
+        self.epochs[epoch.epoch] = epoch
+        return self._members_notice(epoch)
+
+    def _members_notice(self, epoch: EpochMembers) -> Notice:
+        return Notice(
+            name="members", fields={"epoch": epoch.epoch, "addresses": [_hex(address) for address in epoch.addresses]}
+        )
+
+    # --- audits -----------------------------------------------------------------
+
+    def _audit(self, context: RoundContext, me: MemberIndex | None) -> list[Effect]:
+        """This round's replay, if this member is an auditor."""
+        target = None if me is None else context.assignment.audits.get(me)
+        if target is None:
+            return []
+        return self._replay(context.round - params.AUDIT_LAG, context.epoch.addresses[target])
+
+    def _replay(self, audited_round: Round, author: Address) -> list[Effect]:
+        closed = self._history.get(audited_round)
+        update = None if closed is None else closed.updates_by_address().get(author)
+        if closed is None or update is None:
+            return []
+        return [
+            Replay(
+                audited_round=audited_round,
+                parent_state=closed.parent_state,
+                seed=batch_seed(closed.beacon, self.setup.task_id, audited_round, author),
+                author=author,
+                update=update,
+            )
+        ]
+
+    def _on_replayed(self, event: Replayed, now_ms: int) -> list[Effect]:
+        case = (event.audited_round, event.author)
+        self._replays[case] = event.outcome
+        effects: list[Effect] = []
+        round = event.audited_round + params.AUDIT_LAG
+        assignment = self._assignment(round)
+        epoch = self.epochs.get(self.setup.task.epoch_of(round))
+        me = None if epoch is None else epoch.indices.get(self.setup.address)
+        if epoch is not None and me is not None and assignment is not None and assignment.audits.get(me) is not None:
+            target = assignment.audits[me]
+            if epoch.addresses[target] == event.author:
+                effects.append(
+                    _notice(
+                        "audit",
+                        round=round,
+                        target=_hex(event.author),
+                        audited_round=event.audited_round,
+                        outcome=EVIDENCE_NAMES[event.outcome],
+                    )
+                )
+                if event.outcome is Outcome.GUILTY:
+                    accuse = Accuse(accused=target, audited_round=event.audited_round)
+                    effects += self._sign(Vote(Kind.ACCUSE, 0, accuse), round, now_ms)
+        for entry in self._cases.pop(case, []):
+            effects += self._judge(entry.replace(outcome=int(event.outcome)), now_ms)
+        return effects
+
+    def _on_accuse(self, packet: Packet, accuse: Accuse, accuser: MemberIndex, now_ms: int) -> list[Effect]:
+        envelope = packet.envelope
+        assignment = self._assignment(envelope.round)
+        if (
+            envelope.view != 0
+            or assignment is None
+            or assignment.audits.get(accuser) != accuse.accused
+            or accuse.audited_round != envelope.round - params.AUDIT_LAG
+        ):
+            raise Reject("accuse: not the assigned auditor")
+        epoch = self.epochs[envelope.epoch]
+        effects: list[Effect] = [
+            _notice(
+                "accusation",
+                round=envelope.round,
+                accuser=_hex(epoch.addresses[accuser]),
+                accused=_hex(epoch.addresses[accuse.accused]),
+                audited_round=accuse.audited_round,
+            )
+        ]
+        entry = VerdictEntry(
+            epoch=envelope.epoch,
+            round=envelope.round,
+            accused=accuse.accused,
+            accuser=accuser,
+            audited_round=accuse.audited_round,
+            outcome=Outcome.VOID,
+        )
+        case = (accuse.audited_round, epoch.addresses[accuse.accused])
+        if case in self._replays:
+            return effects + self._judge(entry.replace(outcome=int(self._replays[case])), now_ms)
+        self._cases.setdefault(case, []).append(entry)
+        return effects + self._replay(*case)
+
+    def _judge(self, entry: VerdictEntry, now_ms: int) -> list[Effect]:
+        me = self.epochs[entry.epoch].indices.get(self.setup.address)
+        if me is None or is_party(entry, me):
+            return []
+        judge = Judge(
+            accused=entry.accused, accuser=entry.accuser, audited_round=entry.audited_round, outcome=entry.outcome
+        )
+        return self._sign(Vote(Kind.JUDGE, entry.accuser, judge), entry.round, now_ms)
+
+    def _judge_objective(self, culprit: MemberIndex, now_ms: int) -> list[Effect]:
+        """A fault that every member sees for itself: the accused stands in the accuser's place."""
+        return self._judge(
+            VerdictEntry(
+                epoch=self.epoch.epoch,
+                round=self.round,
+                accused=culprit,
+                accuser=culprit,
+                audited_round=self.round,
+                outcome=Outcome.OBJECTIVE,
+            ),
+            now_ms,
+        )
+
+    def _on_judge(self, packet: Packet, judge: Judge, juror: MemberIndex) -> list[Effect]:
+        envelope = packet.envelope
+        assignment = self._assignment(envelope.round)
+        epoch = self.epochs[envelope.epoch]
+        entry = VerdictEntry(
+            epoch=envelope.epoch,
+            round=envelope.round,
+            accused=judge.accused,
+            accuser=judge.accuser,
+            audited_round=judge.audited_round,
+            outcome=judge.outcome,
+        )
+        if judge.outcome == Outcome.OBJECTIVE:
+            is_case = judge.accuser == judge.accused < epoch.count and judge.audited_round == envelope.round
+        else:
+            is_case = (
+                assignment is not None
+                and assignment.audits.get(judge.accuser) == judge.accused
+                and judge.audited_round == envelope.round - params.AUDIT_LAG
+            )
+        if not is_case or envelope.view != judge.accuser or is_party(entry, juror):
+            raise Reject("judge: no such case")
+        proof = self.docket.jury.add(entry, juror, packet.signature, epoch.jury)
+        if proof is None:
+            return []
+        self.docket.file_verdict(proof)
+        return [
+            _notice(
+                "verdict",
+                round=entry.round,
+                accuser=_hex(epoch.addresses[entry.accuser]),
+                accused=_hex(epoch.addresses[entry.accused]),
+                audited_round=entry.audited_round,
+                outcome=EVIDENCE_NAMES[entry.outcome],
+            )
+        ]
+
+    def _assignment(self, round: Round) -> Assignment | None:
+        if not self.is_finished and round == self.round:
+            return self._now.context.assignment
+        closed = self._history.get(round)
+        return None if closed is None else closed.assignment
+
+    # --- chain -----------------------------------------------------------------
+
+    def _punish(self, propose: Propose, context: RoundContext) -> list[Effect]:
+        """The bans that this head makes effective, and their proofs for the contract."""
+        effects: list[Effect] = []
+        for address, evidence in self.docket.bans(propose.contents).items():
+            self.banned[address] = evidence
+            effects.append(_notice("ban", round=context.round, member=_hex(address), evidence=evidence))
+        delay_ms = turn_ms(context.assignment, context.epoch.indices.get(self.setup.address))
+        if delay_ms is None:
+            return effects
+        for verdict in propose.verdicts:
+            members = self.epochs[verdict.entry.epoch].addresses
+            effects.append(SubmitVerdict(proof=verdict, members=members, delay_ms=delay_ms))
+        for equivocation in propose.equivocations:
+            accused = self.epochs[equivocation.entry.epoch].addresses[equivocation.entry.member]
+            effects.append(SubmitEquivocation(proof=equivocation, accused=accused, delay_ms=delay_ms))
+        return effects
+
+    def _anchor(self, propose: Propose, certificate: Certificate, context: RoundContext) -> list[Effect]:
+        delay_ms = turn_ms(context.assignment, context.epoch.indices.get(self.setup.address))
+        if delay_ms is None:
+            return []
+        following = self.epochs.get(context.epoch.epoch + 1)
+        return [
+            SubmitAnchor(
+                head=propose.head,
+                certificate=certificate,
+                members=context.epoch.addresses,
+                next_members=following.addresses if following else (),
+                delay_ms=delay_ms,
+            )
+        ]
+
+
+def _own_slot(packet: Packet) -> OwnSlot:
+    return (packet.envelope.round, packet.envelope.view, Kind(packet.envelope.kind))
+
+
+def _is_proposal_of(packet: Packet, propose: Propose) -> bool:
+    if packet.envelope.kind != Kind.PROPOSE:
+        return False
+    payload: Payload = decode_payload(packet)
+    return isinstance(payload, Propose) and payload.head == propose.head
+
+
+def _notice(name: str, **fields: str | int) -> Notice:
+    values: Mapping[str, str | int] = fields
+    return Notice(name=name, fields=values)
+
+
+def _hex(address: Address) -> str:
+    return "0x" + address.hex()

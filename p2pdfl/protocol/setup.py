@@ -1,0 +1,21 @@
+"""What one member brings to a run: the task, the chain's domain, its signing key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pdfl.crypto.envelope import Domain, Signer
+from p2pdfl.task import Task
+from p2pdfl.types import Address, Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    task: Task
+    task_id: Digest
+    domain: Domain
+    signer: Signer
+
+    @property
+    def address(self) -> Address:
+        return self.signer.address

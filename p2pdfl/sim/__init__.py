@@ -1,0 +1,1 @@
+"""The protocol in virtual time: one event heap, one seed, byte-identical replays."""
