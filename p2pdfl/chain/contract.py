@@ -1,0 +1,199 @@
+"""The contract's artefact, and between its words and the package's types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, cast
+
+from eth_typing import ABI
+from eth_utils.address import to_canonical_address
+
+from p2pdfl.task import Task
+from p2pdfl.types import Address, Ballot, Digest, Head, Registration, Signature
+
+EVIDENCE_EQUIVOCATION = 5
+"""`Slashed.evidence` for equivocation; a verdict's is its `types.Outcome`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    abi: ABI
+    bytecode: bytes
+    runtime: bytes
+    """What is deployed, but for the immutables that the constructor appends."""
+
+
+@cache
+def artefact() -> Artefact:
+    content = json.loads(files("p2pdfl.chain").joinpath("P2PDFL.json").read_text(encoding="utf-8"))
+    return Artefact(
+        abi=cast("ABI", content["abi"]),
+        bytecode=bytes.fromhex(content["bytecode"].removeprefix("0x")),
+        runtime=bytes.fromhex(content["runtime"].removeprefix("0x")),
+    )
+
+
+def rules(task: Task) -> tuple[Digest, int, int, int, int, int, int, int, int, int, int]:
+    """The constructor's arguments, and what `rules()` must answer."""
+    return (
+        task.task_id(),
+        task.members_min,
+        task.epoch_rounds,
+        task.epoch_count,
+        task.total_rounds,
+        task.verdict_rounds,
+        task.deposit_wei,
+        task.verdict_slash_wei,
+        task.equivocation_slash_wei,
+        task.cooldown_blocks,
+        task.stall_blocks,
+    )
+
+
+HeadWords = tuple[Digest, int, int, Digest, Digest, Digest, Digest, Digest]
+
+
+def head_words(head: Head) -> HeadWords:
+    return (
+        head.task,
+        head.epoch,
+        head.round,
+        head.parent,
+        head.contents,
+        head.state,
+        head.next_members,
+        head.chain_block,
+    )
+
+
+def signed_by(ballots: Sequence[Ballot]) -> tuple[int, list[bytes], list[bytes]]:
+    """bitmap, rs, vss of ballots that ascend by member."""
+    bitmap = sum(1 << ballot.member for ballot in ballots)
+    halves = [signature_halves(ballot.signature) for ballot in ballots]
+    return bitmap, [r for r, _ in halves], [vs for _, vs in halves]
+
+
+def signature_halves(signature: Signature) -> tuple[bytes, bytes]:
+    return signature[:32], signature[32:]
+
+
+def registration_of(entry: Sequence[Any], deposit_wei: int) -> Registration:
+    """From the contract's struct.  Whoever lost of its deposit, and so is to be left out of the next lists, shows as
+    exiting.  Raises ValueError."""
+    account, peer_id, pvss_x, pvss_y, deposit, is_exiting = entry
+    return Registration(
+        address=to_canonical_address(account),
+        peer_id=bytes(peer_id),
+        pvss_key=bytes([2 + (pvss_y & 1)]) + pvss_x.to_bytes(32, "big"),
+        exiting=is_exiting or deposit < deposit_wei,
+    )
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    tx: Digest
+    block: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered(_Event):
+    address: Address
+    deposit_wei: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(_Event):
+    list_hash: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchored(_Event):
+    epoch: int
+    round: int
+    head: Digest
+    view: int
+    bitmap: int
+    """Bit i: member i's signature was among those counted."""
+    sender: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slashed(_Event):
+    address: Address
+    amount_wei: int
+    evidence: int
+    """A verdict's `types.Outcome`, or EVIDENCE_EQUIVOCATION."""
+    round: int
+    """The audited round, or the round of the slot signed twice."""
+    sender: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitRequested(_Event):
+    address: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn(_Event):
+    address: Address
+    amount_wei: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed(_Event):
+    address: Address
+    amount_wei: int
+
+
+Event = Registered | Started | Anchored | Slashed | ExitRequested | Withdrawn | Claimed
+
+
+def event_of(name: str, values: dict[str, Any], tx: Digest, block: int) -> Event:
+    """A decoded log.  Raises KeyError or ValueError for one that this contract does not write."""
+    match name:
+        case "Registered":
+            return Registered(
+                tx=tx, block=block, address=to_canonical_address(values["account"]), deposit_wei=values["deposit"]
+            )
+        case "Started":
+            return Started(tx=tx, block=block, list_hash=bytes(values["list_hash"]))
+        case "Anchored":
+            return Anchored(
+                tx=tx,
+                block=block,
+                epoch=values["epoch"],
+                round=values["round"],
+                head=bytes(values["head"]),
+                view=values["view_number"],
+                bitmap=values["bitmap"],
+                sender=to_canonical_address(values["sender"]),
+            )
+        case "Slashed":
+            return Slashed(
+                tx=tx,
+                block=block,
+                address=to_canonical_address(values["member"]),
+                amount_wei=values["amount"],
+                evidence=values["evidence"],
+                round=values["round"],
+                sender=to_canonical_address(values["sender"]),
+            )
+        case "ExitRequested":
+            return ExitRequested(tx=tx, block=block, address=to_canonical_address(values["account"]))
+        case "Withdrawn":
+            return Withdrawn(
+                tx=tx, block=block, address=to_canonical_address(values["account"]), amount_wei=values["amount"]
+            )
+        case "Claimed":
+            return Claimed(
+                tx=tx, block=block, address=to_canonical_address(values["account"]), amount_wei=values["amount"]
+            )
+        case _:
+            raise ValueError(f"unknown event {name}")
