@@ -1,0 +1,409 @@
+"""Any t shares give one point, fewer give none, and whoever tampers is named."""
+
+import random
+from dataclasses import dataclass
+from itertools import combinations
+
+import pytest
+from coincurve import PublicKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pdfl import params
+from p2pdfl.crypto import dleq, group, pvss, transcript
+from p2pdfl.crypto.pvss import TooFewShares
+from p2pdfl.types import Dealing, Share
+
+ENTROPY = random.Random(1).randbytes
+TASK = b"t" * 32
+HEAD = b"h" * 32
+ROUND = 7
+
+
+def address(index):
+    return bytes([index]) * 20
+
+
+def point_of(secret):
+    return group.public_key(group.encode_scalar(secret))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holders:
+    threshold: int
+    secrets: list[bytes]
+    keys: list[bytes]
+
+    @classmethod
+    def make(cls, count, threshold):
+        secrets = [group.encode_scalar(group.random_scalar(ENTROPY)) for _ in range(count)]
+        return cls(threshold=threshold, secrets=secrets, keys=[group.public_key(secret) for secret in secrets])
+
+    def dealing_context(self, dealer, round=ROUND):
+        return pvss.dealing_context(TASK, round, address(dealer), self.keys, self.threshold)
+
+    def deal(self, dealer, entropy=ENTROPY):
+        context = self.dealing_context(dealer)
+        return context, pvss.deal(context, self.keys, self.threshold, entropy)
+
+    def find_invalid(self, dealings):
+        return pvss.find_invalid_dealings(dealings, self.keys, self.threshold, ENTROPY)
+
+    def share_context(self, index, round=ROUND, head=HEAD):
+        return pvss.share_context(TASK, round, head, address(index), index, len(self.keys), self.threshold)
+
+    def decrypt(self, summed):
+        """Every holder's item for `find_invalid_shares`."""
+        return [
+            (
+                self.share_context(index),
+                self.keys[index],
+                summed[index],
+                pvss.decrypt(self.share_context(index), self.secrets[index], self.keys[index], summed[index], ENTROPY),
+            )
+            for index in range(len(self.keys))
+        ]
+
+
+H = Holders.make(5, 2)
+DEALINGS = [H.deal(dealer) for dealer in range(5)]
+SUMMED = pvss.sum_dealings([dealing for _, dealing in DEALINGS])
+ITEMS = H.decrypt(SUMMED)
+
+
+# --- the honest path ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7])
+def test_any_threshold_of_shares_recovers_the_same_point(count):
+    holders = Holders.make(count, params.threshold(count))
+    summed = pvss.sum_dealings([holders.deal(dealer)[1] for dealer in range(2)])
+    shares = {index: item[3].decrypted for index, item in enumerate(holders.decrypt(summed))}
+    subsets = combinations(shares, holders.threshold)
+    points = {pvss.recover({index: shares[index] for index in subset}, holders.threshold) for subset in subsets}
+    assert len(points) == 1
+
+
+def test_the_point_is_the_sum_of_the_dealt_secrets():
+    drawn = []
+
+    def recording(length):
+        drawn.append(ENTROPY(length))
+        return drawn[-1]
+
+    secret = 0
+    dealings = []
+    for dealer in range(3):
+        drawn.clear()
+        dealings.append(H.deal(dealer, recording)[1])
+        secret += group.nonzero_scalar(drawn[0])
+    items = H.decrypt(pvss.sum_dealings(dealings))
+    point = pvss.recover({index: item[3].decrypted for index, item in enumerate(items)}, H.threshold)
+    assert point == point_of(secret % group.ORDER)
+
+
+def test_more_shares_than_needed_give_the_same_point():
+    shares = {index: item[3].decrypted for index, item in enumerate(ITEMS)}
+    few = {index: shares[index] for index in (1, 4)}
+    assert pvss.recover(shares, 2) == pvss.recover(few, 2)
+
+
+def test_fewer_than_threshold_shares_do_not_recover_the_point():
+    share = {3: ITEMS[3][3].decrypted}
+    with pytest.raises(TooFewShares, match="1 of 2"):
+        pvss.recover(share, 2)
+    with pytest.raises(TooFewShares, match="0 of 1"):
+        pvss.recover({}, 1)
+
+
+def test_below_the_degree_interpolation_gives_another_point():
+    shares = {index: item[3].decrypted for index, item in enumerate(ITEMS)}
+    assert pvss.recover(shares, 1) != pvss.recover(shares, 2)
+
+
+def test_honest_dealings_and_shares_verify():
+    assert H.find_invalid(DEALINGS) == set()
+    assert pvss.find_invalid_shares(ITEMS, ENTROPY) == set()
+
+
+def test_nothing_to_verify_is_valid():
+    assert H.find_invalid([]) == set()
+    assert pvss.find_invalid_shares([], ENTROPY) == set()
+
+
+def test_a_dealing_satisfies_its_equations_in_libsecp256k1():
+    context, dealing = DEALINGS[0]
+    challenge = transcript.challenge(
+        "p2pdfl/pvss/dealing/1", context, *dealing.encrypted_shares, *dealing.commitments
+    ).to_bytes(32, "big")
+    z = [int.from_bytes(scalar, "big") for scalar in dealing.response]
+    for index, (key, share, commitment) in enumerate(
+        zip(H.keys, dealing.encrypted_shares, dealing.commitments, strict=True)
+    ):
+        response = sum(coefficient * (index + 1) ** power for power, coefficient in enumerate(z)) % group.ORDER
+        right = [PublicKey(key).multiply(response.to_bytes(32, "big")), PublicKey(share).multiply(challenge)]
+        assert PublicKey.combine_keys(right).format() == commitment
+
+
+def test_the_same_entropy_gives_the_same_bytes():
+    assert H.deal(0, random.Random(5).randbytes) == H.deal(0, random.Random(5).randbytes)
+
+
+def test_a_bad_key_is_blamed_on_no_dealer():
+    keys = [bytes(33), *H.keys[1:]]
+    with pytest.raises(group.InvalidPoint):
+        pvss.find_invalid_dealings(DEALINGS, keys, H.threshold, ENTROPY)
+    with pytest.raises(group.InvalidPoint):
+        pvss.deal(b"c" * 32, keys, H.threshold, ENTROPY)
+
+
+# --- tampered dealings -------------------------------------------------------------------------------------------
+
+OTHER_POINT = point_of(12345)
+OTHER_SCALAR = group.encode_scalar(12345)
+BAD_POINTS = {
+    "zeros": bytes(33),
+    "off the curve": b"\x02" + (5).to_bytes(32, "big"),
+    "hybrid tag": b"\x06" + OTHER_POINT[1:],
+    "x above the field": b"\x02" + b"\xff" * 32,
+}
+
+
+def with_entry(values, index, value):
+    return (*values[:index], value, *values[index + 1 :])
+
+
+def assert_named(culprits):
+    """culprits: dealer -> its dealing; the others stay honest."""
+    dealings = [(context, culprits.get(dealer, dealing)) for dealer, (context, dealing) in enumerate(DEALINGS)]
+    assert H.find_invalid(dealings) == set(culprits)
+
+
+@pytest.mark.parametrize("field", ["encrypted_shares", "commitments"])
+@pytest.mark.parametrize("holder", range(5))
+def test_a_changed_point_names_its_dealer(field, holder):
+    dealing = DEALINGS[2][1]
+    assert_named({2: dealing.replace(**{field: with_entry(getattr(dealing, field), holder, OTHER_POINT)})})
+
+
+@pytest.mark.parametrize("coefficient", range(2))
+def test_a_changed_response_names_its_dealer(coefficient):
+    dealing = DEALINGS[3][1]
+    assert_named({3: dealing.replace(response=with_entry(dealing.response, coefficient, OTHER_SCALAR))})
+
+
+@pytest.mark.parametrize("field", ["encrypted_shares", "commitments"])
+@pytest.mark.parametrize("point", BAD_POINTS.values(), ids=BAD_POINTS)
+def test_a_malformed_point_names_its_dealer(field, point):
+    dealing = DEALINGS[0][1]
+    assert_named({0: dealing.replace(**{field: with_entry(getattr(dealing, field), 4, point)})})
+
+
+def test_a_response_above_the_order_names_its_dealer():
+    dealing = DEALINGS[4][1]
+    assert_named({4: dealing.replace(response=(dealing.response[0], b"\xff" * 32))})
+
+
+@pytest.mark.parametrize("field", ["encrypted_shares", "commitments", "response"])
+@pytest.mark.parametrize("change", [lambda values: values[:-1], lambda values: (*values, values[-1])], ids=["-1", "+1"])
+def test_a_wrong_number_of_entries_names_its_dealer(field, change):
+    dealing = DEALINGS[1][1]
+    assert_named({1: dealing.replace(**{field: change(getattr(dealing, field))})})
+
+
+def test_a_dealing_of_higher_degree_is_refused():
+    context = H.dealing_context(1)
+    steep = pvss.deal(context, H.keys, H.threshold + 1, ENTROPY)
+    assert_named({1: steep})
+    assert_named({1: steep.replace(response=steep.response[: H.threshold])})
+
+
+def test_a_zero_response_is_refused():
+    assert_named({0: DEALINGS[0][1].replace(response=(bytes(32), bytes(32)))})
+
+
+@given(guilty=st.sets(st.integers(0, 4)))
+@settings(max_examples=5)
+def test_all_culprits_are_named_and_nobody_else(guilty):
+    culprits = {}
+    for dealer in guilty:
+        dealing = DEALINGS[dealer][1]
+        culprits[dealer] = dealing.replace(commitments=with_entry(dealing.commitments, dealer, OTHER_POINT))
+    assert_named(culprits)
+
+
+def crooked_deal(dealer, error):
+    """A dealing whose proof is right but for `error` * G added to the first commitment."""
+    context = H.dealing_context(dealer)
+    secret, nonce = ([group.random_scalar(ENTROPY) for _ in range(H.threshold)] for _ in range(2))
+
+    def exponentiate(polynomial, added):
+        values = [sum(c * (i + 1) ** k for k, c in enumerate(polynomial)) % group.ORDER for i in range(len(H.keys))]
+        return tuple(
+            group.encode(group.weighted_sum([value, extra], [group.decode(key), group.GENERATOR]))
+            for value, key, extra in zip(values, H.keys, added, strict=True)
+        )
+
+    shares = exponentiate(secret, [0] * 5)
+    commitments = exponentiate(nonce, [error, 0, 0, 0, 0])
+    e = transcript.challenge("p2pdfl/pvss/dealing/1", context, *shares, *commitments)
+    response = tuple(group.encode_scalar((r - e * p) % group.ORDER) for p, r in zip(secret, nonce, strict=True))
+    return context, Dealing(encrypted_shares=shares, commitments=commitments, response=response)
+
+
+def test_a_dealing_by_the_book_verifies():
+    assert H.find_invalid([crooked_deal(0, 0)]) == set()
+
+
+def test_two_errors_do_not_cancel_out():
+    assert H.find_invalid([crooked_deal(0, 1), crooked_deal(1, -1), *DEALINGS[2:]]) == {0, 1}
+
+
+# --- replays -----------------------------------------------------------------------------------------------------
+
+
+def test_a_dealing_is_for_one_round():
+    assert H.find_invalid([(H.dealing_context(0, round=ROUND + 1), DEALINGS[0][1])]) == {0}
+
+
+def test_a_dealing_is_for_one_dealer():
+    assert H.find_invalid([(H.dealing_context(1), DEALINGS[0][1]), DEALINGS[1]]) == {0}
+
+
+def test_a_dealing_is_for_one_list_of_holders():
+    dealing = DEALINGS[0][1]
+    keys = [H.keys[1], H.keys[0], *H.keys[2:]]
+    swapped = dealing.replace(
+        encrypted_shares=(*dealing.encrypted_shares[1::-1], *dealing.encrypted_shares[2:]),
+        commitments=(*dealing.commitments[1::-1], *dealing.commitments[2:]),
+    )
+    context = pvss.dealing_context(TASK, ROUND, address(0), keys, H.threshold)
+    for candidate in (dealing, swapped):
+        assert pvss.find_invalid_dealings([(context, candidate)], keys, H.threshold, ENTROPY) == {0}
+
+
+def test_every_word_of_the_dealing_context_counts():
+    base = (TASK, ROUND, address(0), H.keys, 2)
+    changed = [(b"u" * 32, 8, address(1), H.keys[:4], 3)[i] for i in range(5)]
+    variants = [base, *((*base[:i], changed[i], *base[i + 1 :]) for i in range(5))]
+    assert len({pvss.dealing_context(*variant) for variant in variants}) == 6
+
+
+def test_every_word_of_the_share_context_counts():
+    base = (TASK, ROUND, HEAD, address(0), 0, 5, 2)
+    changed = (b"u" * 32, 8, b"i" * 32, address(1), 1, 6, 3)
+    variants = [base, *((*base[:i], changed[i], *base[i + 1 :]) for i in range(7))]
+    assert len({pvss.share_context(*variant) for variant in variants}) == 8
+
+
+def test_every_word_of_the_beacon_counts():
+    base = (TASK, ROUND, HEAD, OTHER_POINT)
+    changed = (b"u" * 32, 8, b"i" * 32, point_of(2))
+    variants = [base, *((*base[:i], changed[i], *base[i + 1 :]) for i in range(4))]
+    assert len({pvss.beacon(*variant) for variant in variants}) == 5
+
+
+# --- tampered shares ---------------------------------------------------------------------------------------------
+
+
+def with_share(index, share):
+    context, key, summed, _ = ITEMS[index]
+    return [*ITEMS[:index], (context, key, summed, share), *ITEMS[index + 1 :]]
+
+
+@pytest.mark.parametrize("field", ["decrypted", "commitment_generator", "commitment_decrypted", "response"])
+@pytest.mark.parametrize("index", [0, 2, 4])
+def test_a_changed_share_names_its_holder(field, index):
+    other = OTHER_SCALAR if field == "response" else OTHER_POINT
+    assert pvss.find_invalid_shares(with_share(index, ITEMS[index][3].replace(**{field: other})), ENTROPY) == {index}
+
+
+@pytest.mark.parametrize("field", ["decrypted", "commitment_generator", "commitment_decrypted"])
+@pytest.mark.parametrize("point", BAD_POINTS.values(), ids=BAD_POINTS)
+def test_a_malformed_share_names_its_holder(field, point):
+    assert pvss.find_invalid_shares(with_share(1, ITEMS[1][3].replace(**{field: point})), ENTROPY) == {1}
+
+
+@pytest.mark.parametrize("response", [bytes(32), group.ORDER.to_bytes(32, "big"), b"\xff" * 32], ids=["0", "q", "max"])
+def test_a_share_with_a_bad_response_names_its_holder(response):
+    assert pvss.find_invalid_shares(with_share(1, ITEMS[1][3].replace(response=response)), ENTROPY) == {1}
+
+
+@pytest.mark.parametrize(
+    "context",
+    [H.share_context(0, round=ROUND + 1), H.share_context(0, head=b"i" * 32), H.share_context(1)],
+    ids=["round", "head", "holder"],
+)
+def test_a_share_is_for_one_round_head_and_holder(context):
+    _, key, summed, share = ITEMS[0]
+    assert pvss.find_invalid_shares([(context, key, summed, share)], ENTROPY) == {0}
+
+
+def test_a_share_of_another_sum_is_refused():
+    part = pvss.sum_dealings([dealing for _, dealing in DEALINGS[:4]])
+    context, key, _, share = ITEMS[0]
+    assert pvss.find_invalid_shares([(context, key, part[0], share)], ENTROPY) == {0}
+
+
+def test_a_share_decrypted_with_another_key_is_refused():
+    context, key, summed, _ = ITEMS[0]
+    share = pvss.decrypt(context, H.secrets[1], key, summed, ENTROPY)
+    assert pvss.find_invalid_shares([(context, key, summed, share)], ENTROPY) == {0}
+
+
+def test_a_share_chosen_after_the_challenge_is_refused():
+    """A holder who knows its key solves for a share that fits a challenge which does not cover the share."""
+    context, key, summed, honest = ITEMS[0]
+    secret = int.from_bytes(H.secrets[0], "big")
+    nonce = group.random_scalar(ENTROPY)
+    commitment_generator, commitment_decrypted = point_of(nonce), point_of(group.random_scalar(ENTROPY))
+    e = transcript.challenge("p2pdfl/dleq/1", context, key, summed, commitment_generator, commitment_decrypted)
+    z = (nonce - e * secret) % group.ORDER
+    inverse = pow(z, -1, group.ORDER)
+    forged = group.weighted_sum([inverse, -e * inverse], [group.decode(commitment_decrypted), group.decode(summed)])
+    share = Share(
+        decrypted=group.encode(forged),
+        commitment_generator=commitment_generator,
+        commitment_decrypted=commitment_decrypted,
+        response=group.encode_scalar(z),
+    )
+    assert share.decrypted != honest.decrypted
+    assert pvss.find_invalid_shares([(context, key, summed, share)], ENTROPY) == {0}
+
+
+def test_a_proof_of_a_wrong_share_is_refused():
+    context, key, summed, _ = ITEMS[0]
+    statement = dleq.Statement(context=context, public=key, base=OTHER_POINT, image=summed)
+    proof = dleq.prove(statement, int.from_bytes(H.secrets[0], "big"), ENTROPY)
+    share = Share(
+        decrypted=OTHER_POINT,
+        commitment_generator=proof.commitment_generator,
+        commitment_decrypted=proof.commitment_base,
+        response=proof.response,
+    )
+    assert pvss.find_invalid_shares([(context, key, summed, share)], ENTROPY) == {0}
+
+
+# --- sums --------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_dealings_does_not_change_the_sum():
+    dealings = [dealing for _, dealing in DEALINGS]
+    assert pvss.sum_dealings(dealings) == pvss.sum_dealings(dealings[::-1])
+
+
+def test_the_sum_of_one_dealing_is_its_encrypted_shares():
+    assert pvss.sum_dealings([DEALINGS[0][1]]) == DEALINGS[0][1].encrypted_shares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [16, 64])
+def test_a_whole_round_at_scale(count):
+    holders = Holders.make(count, params.threshold(count))
+    dealings = [holders.deal(dealer) for dealer in range(count)]
+    assert holders.find_invalid(dealings) == set()
+    items = holders.decrypt(pvss.sum_dealings([dealing for _, dealing in dealings]))
+    assert pvss.find_invalid_shares(items, ENTROPY) == set()
+    shares = {index: item[3].decrypted for index, item in enumerate(items)}
+    last = dict(list(shares.items())[-holders.threshold :])
+    assert pvss.recover(shares, holders.threshold) == pvss.recover(last, holders.threshold)
