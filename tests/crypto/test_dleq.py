@@ -119,6 +119,39 @@ def test_a_base_chosen_after_the_challenge_is_refused():
     assert not is_valid(*forge(transcript.challenge("p2pdfl/dleq/1", *full_parts)))
 
 
+def crooked_proof(error_generator, error_base):
+    """A proof whose equations are each wrong by a multiple of G."""
+    nonce = group.random_scalar(ENTROPY)
+    first, second = (
+        group.encode(group.weighted_sum([nonce, error], [group.decode(base), group.GENERATOR]))
+        for base, error in ((point_of(1), error_generator), (STATEMENT.base, error_base))
+    )
+    e = transcript.challenge(
+        "p2pdfl/dleq/1",
+        STATEMENT.context,
+        STATEMENT.public,
+        STATEMENT.base,
+        STATEMENT.image,
+        first,
+        second,
+    )
+    response = group.encode_scalar((nonce - e * SECRET) % group.ORDER)
+    return STATEMENT, Proof(commitment_generator=first, commitment_base=second, response=response)
+
+
+def test_a_proof_by_the_book_verifies():
+    assert dleq.find_invalid([crooked_proof(0, 0)], ENTROPY) == set()
+
+
+def test_errors_do_not_cancel_out_within_a_proof():
+    assert dleq.find_invalid([crooked_proof(1, -1)], ENTROPY) == {0}
+
+
+def test_errors_do_not_cancel_out_across_proofs():
+    items = [crooked_proof(1, 0), (STATEMENT, PROOF), crooked_proof(-1, 0)]
+    assert dleq.find_invalid(items, ENTROPY) == {0, 2}
+
+
 def test_in_a_batch_exactly_the_invalid_ones_are_named():
     items = [(STATEMENT, dleq.prove(STATEMENT, SECRET, ENTROPY)) for _ in range(9)]
     for index in (2, 3, 8):
