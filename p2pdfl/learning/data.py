@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2pdfl.learning import draw
-from p2pdfl.learning.resolve import resolve
+from p2pdfl.learning.resolve import call
 from p2pdfl.task import TaskError
 from p2pdfl.types import Digest
 
@@ -47,7 +47,7 @@ class Data:
 
 def load(name: str) -> Data:
     """Raises TaskError, or DataError when the function's arrays are unusable."""
-    arrays = resolve("data", name, BUILT_IN)()
+    arrays = call("data", name, BUILT_IN)
     if not isinstance(arrays, tuple) or len(arrays) != 4:
         raise DataError(f"data: {name!r} must return the arrays x_train, y_train, x_test, y_test")
     x_train, y_train, x_test, y_test = (np.asarray(array) for array in arrays)

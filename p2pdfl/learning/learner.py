@@ -61,7 +61,7 @@ class Learner:
         self._x_train, self._y_train = torch.tensor(loaded.x_train), torch.tensor(loaded.y_train)
         self._x_test, self._y_test = torch.tensor(loaded.x_test), torch.tensor(loaded.y_test)
         self._module = models.build(task.model, task.seed)
-        models.check_replayable(self._module, self._x_train[: min(2, len(self._x_train))], loaded.class_count)
+        models.check_replayable(self._module, self._x_train[:2], self._y_train[:2], loaded.class_count)
         self._parameters = models.flatten(self._module)
         self.dimension = self._parameters.size
         self.shapes = {name: tuple(parameter.shape) for name, parameter in models.trained(self._module).items()}

@@ -16,11 +16,12 @@ import torch
 from numpy.random import PCG64
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from p2pdfl import params
 from p2pdfl.learning import draw
 from p2pdfl.learning.quantize import update_bytes
-from p2pdfl.learning.resolve import resolve
+from p2pdfl.learning.resolve import call
 from p2pdfl.task import TaskError
 
 
@@ -30,8 +31,7 @@ class ModelError(TaskError):
 
 def build(name: str, seed: int) -> nn.Module:
     """The module with its initial weights.  Raises TaskError, or ModelError if it cannot be replayed."""
-    function = resolve("model", name, BUILT_IN)
-    module, other = _built(name, function, 1), _built(name, function, 2)
+    module, other = _built(name, 1), _built(name, 2)
     _refuse_known_layers(module)
     _refuse_unshared_constants(module, other)
     words = draw.stream(b"initial weights", seed.to_bytes(8, "big"))
@@ -61,8 +61,8 @@ def load_flat(module: nn.Module, vector: NDArray[np.float64]) -> None:
     assert start == vector.size
 
 
-def check_replayable(module: nn.Module, inputs: Tensor, class_count: int) -> None:
-    """Run two forward passes in training mode.  Raises ModelError if that shows a model unfit for replay."""
+def check_replayable(module: nn.Module, inputs: Tensor, classes: Tensor, class_count: int) -> None:
+    """Try a training step on a few examples, twice.  Raises ModelError if that shows a model unfit for replay."""
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     module.train()
     with torch.random.fork_rng(devices=[]):
@@ -71,7 +71,7 @@ def check_replayable(module: nn.Module, inputs: Tensor, class_count: int) -> Non
             torch.manual_seed(seed)
             try:
                 outputs.append(module(inputs))
-            except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise ModelError(f"model: does not take the task's data: {error}") from error
     first, second = outputs
     if not isinstance(first, Tensor) or first.ndim < 2 or len(first) != len(inputs) or first.dtype != torch.float64:
@@ -82,6 +82,10 @@ def check_replayable(module: nn.Module, inputs: Tensor, class_count: int) -> Non
         raise ModelError("model: its output does not depend on its parameters")
     if not torch.equal(first, second):
         raise ModelError("model: two passes differ; random layers cannot be replayed")
+    try:
+        torch.autograd.grad(cross_entropy(first, classes), list(trained(module).values()), allow_unused=True)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"model: cannot be trained on the task's data: {error}") from error
     if any(not torch.equal(buffer, buffers[name]) for name, buffer in module.named_buffers()):
         raise ModelError("model: a pass changes a buffer; only parameters travel between rounds")
 
@@ -96,10 +100,10 @@ class DigitsMLP(nn.Sequential):
 BUILT_IN: dict[str, Callable[[], Any]] = {"digits_mlp": DigitsMLP}
 
 
-def _built(name: str, function: Callable[[], Any], seed: int) -> nn.Module:
+def _built(name: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = function()
+        module = call("model", name, BUILT_IN)
     if not isinstance(module, nn.Module):
         raise ModelError(f"model: {name!r} must return a torch.nn.Module")
     module = module.cpu().double()

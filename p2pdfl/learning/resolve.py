@@ -11,19 +11,40 @@ from typing import Any
 
 from p2pdfl.task import TaskError
 
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What a task's own code may fail with; the cause stays attached for its author."""
 
-def resolve(field: str, name: str, built_in: dict[str, Callable[[], Any]]) -> Callable[[], Any]:
-    """The function that `name` stands for in the task's `field`.  Raises TaskError."""
-    if name in built_in:
-        return built_in[name]
+
+def call(field: str, name: str, built_in: dict[str, Callable[[], Any]]) -> Any:
+    """What the function that `name` stands for in the task's `field` returns.  Raises TaskError."""
+    function = built_in[name] if name in built_in else _imported(field, name, built_in)
+    try:
+        return function()
+    except _FAILURES as error:
+        raise TaskError(f"{field}: {name!r} failed: {type(error).__name__}: {error}") from error
+
+
+def _imported(field: str, name: str, built_in: dict[str, Callable[[], Any]]) -> Callable[[], Any]:
     module_name, separator, function_name = name.partition(":")
     if not (separator and function_name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         known = ", ".join(sorted(built_in))
         raise TaskError(f"{field}: {name!r} is neither built in ({known}) nor of the form package.module:function")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise TaskError(f"{field}: cannot import {module_name!r}: {error}") from error
+    except _FAILURES as error:
+        raise TaskError(f"{field}: cannot import {module_name!r}: {type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise TaskError(f"{field}: {module_name!r} has no function {function_name!r}")
