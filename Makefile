@@ -1,0 +1,85 @@
+# The only door: `make` says what there is.
+
+PYTHON ?= python3
+# On a machine without a GPU any CPU build of this version will do: make TORCH='torch==2.13.0+cpu'
+TORCH ?= torch==2.13.0
+NAME ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## what can be made
+	@echo 'p2pdfl: train one model together with peers you do not trust.'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-24s %s\n", $$1, $$2 }'
+	@echo
+	@echo '  make scenario NAME=...: $(sort $(basename $(notdir $(wildcard scenarios/*.toml))))'
+
+.PHONY: setup
+setup: $(READY) ## .venv with everything in it; all others do this by themselves
+
+# Again when what is to be installed changes; else it costs nothing.
+$(READY): pyproject.toml packaging/setup.sh $(wildcard packaging/*/pyproject.toml)
+	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' VENV='$(VENV)' sh packaging/setup.sh
+	@touch $@
+
+.PHONY: scenario-byzantine
+scenario-byzantine: NAME := byzantine
+scenario-byzantine: scenario ## eight peers, two cheat, both are caught and slashed
+
+.PHONY: scenario
+scenario: $(READY) ## NAME=...: one of scenarios/, or a file of your own
+	@test -n '$(NAME)' || { echo 'which one?  make scenario NAME=$(firstword $(sort $(basename $(notdir $(wildcard scenarios/*.toml)))))' >&2; exit 2; }
+	@$(BIN)/p2pdfl scenario '$(NAME)' $(ARGS)
+
+.PHONY: test
+test: $(READY) ## all tests; ARGS='-m "not slow"' and the like go to pytest
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: check
+check: static test ## format, lint, types, import rules, contract artefact, tests
+
+# What test does not run.
+.PHONY: static
+static: format-check lint types imports contracts-check
+
+.PHONY: fmt
+fmt: $(READY) ## put the code into its format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix-only .
+
+.PHONY: format-check lint types imports
+format-check: $(READY)
+	@$(BIN)/ruff format --check .
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+
+types: $(READY)
+	@$(BIN)/mypy
+
+imports: $(READY)
+	@$(BIN)/lint-imports
+
+.PHONY: contracts contracts-check
+contracts: $(READY) ## compile the contract into the artefact that the package carries
+	@$(BIN)/python contracts/build.py
+
+contracts-check: $(READY)
+	@$(BIN)/python contracts/build.py --check
+
+.PHONY: bench
+bench: $(READY) ## what a round costs a peer, part by part
+	@$(BIN)/python benchmarks/round.py $(ARGS)
+
+.PHONY: clean
+clean: ## remove what make made: .venv, caches; runs/ stays
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf *.egg-info packaging/*/*.egg-info packaging/*/build
+	find p2pdfl tests contracts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

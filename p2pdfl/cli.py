@@ -1,0 +1,125 @@
+"""p2pdfl: the commands.  What a command needs is imported when it runs, so that --help is there at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EXIT_OK = 0
+EXIT_NOT_AS_EXPECTED = 1
+EXIT_USAGE = 2
+"""The command line or a file it names cannot be used."""
+EXIT_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+PEER_ENTRY = "p2pdfl.peer:main"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["peer"]:  # has its own options, and its own --help
+        return _peer(arguments[1:])
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="p2pdfl",
+        description="Train one model together with peers you do not trust, and leave a record that anyone can check.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    commands.add_parser("peer", help="take part in a task (see `p2pdfl peer --help`)", add_help=False)
+
+    scenario = commands.add_parser(
+        "scenario",
+        help="run a whole network on this machine, with cheaters, and judge what came of it",
+        description="Run a whole network on this machine: a chain, one process per peer, cheaters and faults as the "
+        "scenario says.  Exit code 0 if everything came out as the scenario expects, 1 if not, 2 if the scenario "
+        "cannot be used, 3 if the run failed.",
+    )
+    scenario.add_argument("scenario", metavar="FILE_OR_NAME", help="a scenario file, or NAME for scenarios/NAME.toml")
+    scenario.add_argument(
+        "--out", type=Path, default=Path("runs"), help="where runs/<name>/ goes (default: %(default)s)"
+    )
+    scenario.add_argument(
+        "--keep",
+        action="store_true",
+        help="move an earlier run of this scenario aside to <name>.1, <name>.2, ...; without it, it is replaced",
+    )
+    scenario.set_defaults(run=_scenario)
+
+    devchain = commands.add_parser(
+        "devchain",
+        help="start a chain on this machine with a task on it, for peers started by hand",
+        description="Start the embedded chain, publish a task on it and print the commands that start its peers.  The "
+        "chain lives as long as this command: Ctrl-C ends it.",
+    )
+    devchain.add_argument("--port", type=_port, default=8545, help="of the chain, on 127.0.0.1 (default: %(default)s)")
+    devchain.add_argument(
+        "--task", default="digits", metavar="NAME_OR_FILE", help="built-in data set, or a task file (default: digits)"
+    )
+    devchain.add_argument("--members", type=int, default=3, help="how many peers it waits for (default: %(default)s)")
+    devchain.add_argument(
+        "--out", type=Path, default=Path("devchain"), help="where the task file goes (default: %(default)s/)"
+    )
+    devchain.set_defaults(run=_devchain)
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 2**16:
+        raise ValueError
+    return port
+
+
+def _peer(arguments: list[str]) -> int:
+    from p2pdfl import peer
+
+    return peer.main(arguments)
+
+
+def _scenario(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from p2pdfl.scenario import report, runner, spec
+
+    console = Console()
+    try:
+        path = spec.find(options.scenario)
+        summary = runner.run(path, options.out, peer_entry=PEER_ENTRY, console=console, keep=options.keep)
+    except spec.ScenarioError as error:
+        return _complain(str(error), EXIT_USAGE)
+    except runner.RunFailed as error:
+        return _complain(str(error), EXIT_FAILED)
+    report.print_verdict(console, options.out / summary.scenario, summary)
+    return EXIT_OK if summary.ok else EXIT_NOT_AS_EXPECTED
+
+
+def _devchain(options: argparse.Namespace) -> int:
+    from p2pdfl.scenario import walk
+    from p2pdfl.task import TaskError
+
+    try:
+        walk.serve(task=options.task, members=options.members, port=options.port, out=options.out)
+    except TaskError as error:
+        return _complain(str(error), EXIT_USAGE)
+    except walk.NotServed as error:
+        return _complain(str(error), EXIT_FAILED)
+    return EXIT_OK
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"p2pdfl: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

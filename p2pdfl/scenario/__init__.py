@@ -1,0 +1,9 @@
+"""Scenarios: a network of peer processes with known cheaters and faults, run, watched and judged.
+
+spec.py       scenario file -> Scenario
+events.py     what a peer writes about itself -> PeerRecord
+runner.py     START HERE: chain, peers, faults, until the run is over
+live.py       the table that shows a run while it goes on
+report.py     records and chain -> summary, expectations, metrics, plot, verdict table
+byzantine.py  how a cheater rewrites what the honest machine wants to do
+"""

@@ -1,0 +1,272 @@
+"""What a peer writes about itself, line by line in events.jsonl and at its end in result.json, read back.
+
+A peer may be killed in the middle of a line and a Byzantine one may write anything, so a line that does not fit is
+counted and passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from p2pdfl.task import explain
+
+LINE_BYTES_MAX = 1 << 20
+
+Hex = Annotated[str, AfterValidator(lambda value: value.lower().removeprefix("0x"))]
+"""A digest; one spelling, so that digests from peers and from the chain compare."""
+Address = Annotated[str, AfterValidator(str.lower)]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    ms: int = 0
+    """Since the peer's start."""
+
+
+class Started(_Line):
+    event: Literal["started"]
+    address: Address
+    peer_id: str
+
+
+class Connected(_Line):
+    event: Literal["connected"]
+    count: int
+
+
+class Registered(_Line):
+    event: Literal["registered"]
+    tx: str | None = None
+
+
+class Members(_Line):
+    event: Literal["members"]
+    epoch: int
+    addresses: tuple[Address, ...]
+
+
+class PhaseEntered(_Line):
+    event: Literal["phase"]
+    round: int
+    view: int = 0
+    phase: str
+
+
+class BeaconKnown(_Line):
+    event: Literal["beacon"]
+    round: int
+    value: Hex
+
+
+class RoundClosed(_Line):
+    event: Literal["round"]
+    round: int
+    epoch: int
+    view: int
+    head: Hex
+    state: Hex
+    accuracy: float | None = None
+    seconds: float
+    commits: int
+    updates: int
+    bytes_sent: int
+    """Since the peer's start, at the socket."""
+
+
+class AuditDone(_Line):
+    event: Literal["audit"]
+    round: int
+    target: Address
+    audited_round: int
+    outcome: str
+    """As the auditor sees it: `false` means that it replayed the update and found it right."""
+
+
+class Accusation(_Line):
+    event: Literal["accusation"]
+    round: int
+    accuser: Address
+    accused: Address
+    audited_round: int
+
+
+class VerdictListed(_Line):
+    event: Literal["verdict"]
+    round: int
+    accuser: Address
+    accused: Address
+    audited_round: int
+    outcome: str
+
+
+class Ban(_Line):
+    event: Literal["ban"]
+    round: int
+    member: Address
+    evidence: str
+
+
+class AnchorSent(_Line):
+    event: Literal["anchor"]
+    epoch: int
+    round: int
+    head: Hex
+    tx: str
+    gas: int | None = None
+
+
+class SlashSent(_Line):
+    event: Literal["slash"]
+    member: Address
+    evidence: str
+    tx: str
+
+
+class Finished(_Line):
+    event: Literal["finished"]
+
+
+Event = (
+    Started
+    | Connected
+    | Registered
+    | Members
+    | PhaseEntered
+    | BeaconKnown
+    | RoundClosed
+    | AuditDone
+    | Accusation
+    | VerdictListed
+    | Ban
+    | AnchorSent
+    | SlashSent
+    | Finished
+)
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+_KNOWN = frozenset(get_args(kind.model_fields["event"].annotation)[0] for kind in get_args(Event))
+
+SECONDS = ("train", "audit", "crypto", "network_wait", "chain")
+
+
+class PeerResult(BaseModel):
+    """result.json: what a peer says when it has come to the end."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    name: str
+    address: Address
+    rounds: int
+    state: Hex
+    accuracy: float | None = None
+    heads: dict[int, Hex]
+    seconds: dict[str, float] = {}
+    bytes_sent: int = 0
+    refused: dict[str, int] = {}
+
+
+E = TypeVar("E", bound=_Line)
+
+
+@dataclass(slots=True, kw_only=True)
+class PeerRecord:
+    """All that one peer has told so far, and how its process ended."""
+
+    name: str
+    events: list[Event] = field(default_factory=list)
+    address: str | None = None
+    phase: PhaseEntered | None = None
+    rounds: dict[int, RoundClosed] = field(default_factory=dict)
+    finished: bool = False
+    result: PeerResult | None = None
+    exit_code: int | None = None
+    """None while it runs; negative: killed by that signal."""
+    malformed_lines: int = 0
+
+    def add(self, line: str) -> None:
+        try:
+            fields = json.loads(line)
+            if isinstance(fields, dict) and isinstance(fields.get("event"), str) and fields["event"] not in _KNOWN:
+                return  # a newer peer may tell more than this reader knows
+            event = _EVENT.validate_python(fields)
+        except (ValueError, RecursionError):
+            self.malformed_lines += 1
+            return
+        self.events.append(event)
+        match event:
+            case Started():
+                self.address = event.address
+            case PhaseEntered():
+                self.phase = event
+            case RoundClosed():
+                self.rounds[event.round] = event
+            case Finished():
+                self.finished = True
+            case _:
+                pass
+
+    def all(self, kind: type[E]) -> Iterator[E]:
+        return (event for event in self.events if isinstance(event, kind))
+
+    @property
+    def round(self) -> int | None:
+        """The round it works on, or the last one that it closed."""
+        if self.phase is not None:
+            return self.phase.round
+        return max(self.rounds, default=None)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The newest that it measured."""
+        measured = {round: line.accuracy for round, line in self.rounds.items() if line.accuracy is not None}
+        return measured[max(measured)] if measured else None
+
+
+class EventTail:
+    """Follows one events.jsonl while another process writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_bytes = 0
+        self._rest = b""
+
+    def lines(self) -> list[str]:
+        """Whole lines that came since the last call; none as long as there is no file."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read_bytes)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        self._read_bytes += len(data)
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_BYTES_MAX:
+            self._rest = b""
+        return [line.decode("utf-8", errors="replace") for line in whole if line.strip()]
+
+
+def read_result(path: Path) -> PeerResult | None:
+    """None if there is none.  Raises ValueError, naming the field, if it does not fit."""
+    try:
+        fields: Any = json.loads(path.read_text(encoding="utf-8"))
+        return PeerResult.model_validate(fields)
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise ValueError(f"{path}: {explain(error)}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_record(home: Path, name: str) -> PeerRecord:
+    """The record of a peer whose process is over."""
+    record = PeerRecord(name=name)
+    for line in EventTail(home / "events.jsonl").lines():
+        record.add(line)
+    record.result = read_result(home / "result.json")
+    return record

@@ -1,0 +1,179 @@
+"""The processes of a run: one per peer, forked from a server that has imported torch once; the chain beside them.
+
+A peer's process is what `python -m p2pdfl.peer` is: the same entry point, the same arguments, its own session.  It ends
+when the runner's process ends, however that ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from p2pdfl.task import Task
+
+STOP_S = 5.0
+"""Between asking a process to end and killing it."""
+CHAIN_START_S = 60.0
+MEASURE_S = 120.0
+
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class ProcessFailed(Exception):
+    """A process that the run cannot do without has ended, with the reason it gave."""
+
+
+class PeerForge:
+    """Starts peers.  entry: "package.module:function", a function of argv that returns an exit code."""
+
+    def __init__(self, entry: str) -> None:
+        self._entry = entry
+        # Many peers share few cores: one thread each, decided before the libraries load.
+        for variable in _ONE_THREAD:
+            os.environ.setdefault(variable, "1")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([entry.partition(":")[0]])
+
+    def start(self, name: str, arguments: Sequence[str], log: Path) -> BaseProcess:
+        """log: where the process's standard output and error go."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        process = self._context.Process(
+            name=name, target=_run_peer, args=(self._entry, list(arguments), str(log)), daemon=True
+        )
+        process.start()
+        return process
+
+    def measure(self, task: Task) -> Task:
+        """`learning.learner.measure`, where torch is loaded already.  Raises ProcessFailed."""
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(name="measure", target=_measure, args=(theirs, task), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            measured = _receive(ours, "measuring the task", MEASURE_S)
+        finally:
+            stop([process])
+        assert isinstance(measured, Task)
+        return measured
+
+
+class ChainProcess:
+    """The embedded chain in a process of its own, so that it shares no interpreter lock with a peer."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(name="devchain", target=_serve_chain, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def url(self) -> str:
+        """Waits until it listens.  Raises ProcessFailed."""
+        url = _receive(self._ours, "the embedded chain", CHAIN_START_S)
+        assert isinstance(url, str)
+        return url
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def stop(self) -> None:
+        self._ours.close()
+        stop([self._process])
+
+
+def stop(processes: Sequence[BaseProcess], *, patience_s: float = STOP_S) -> None:
+    """Asks all to end, waits for them together, kills who has not.  Those that ended already are left alone."""
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    deadline_s = time.monotonic() + patience_s
+    try:
+        for process in processes:
+            process.join(max(0.0, deadline_s - time.monotonic()))
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _run_peer(entry: str, arguments: list[str], log: str) -> None:
+    _write_to(log)
+    _live_as_long_as_the_runner()
+    module, _, function = entry.partition(":")
+    main: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
+    # As an interpreter would end: the traceback in the log, and the code that `python -m` would give.
+    sys.exit(main(arguments))
+
+
+def _measure(answer: Connection, task: Task) -> None:
+    _live_as_long_as_the_runner()
+    from p2pdfl.learning.learner import measure
+
+    _answer(answer, lambda: measure(task))
+
+
+def _serve_chain(answer: Connection) -> None:
+    _live_as_long_as_the_runner()
+    from p2pdfl.chain.devchain import devchain
+
+    try:
+        with devchain(port=0) as chain:
+            answer.send(("ok", chain.url))
+            threading.Event().wait()
+    except Exception:  # noqa: BLE001  the parent has to hear of whatever it was
+        answer.send(("failed", traceback.format_exc()))
+
+
+def _answer(answer: Connection, work: Callable[[], Any]) -> None:
+    try:
+        result = ("ok", work())
+    except Exception:  # noqa: BLE001  the parent has to hear of whatever it was
+        result = ("failed", traceback.format_exc())
+    answer.send(result)
+
+
+def _receive(ours: Connection, what: str, timeout_s: float) -> object:
+    if not ours.poll(timeout_s):
+        raise ProcessFailed(f"{what}: no answer within {timeout_s:.0f} s")
+    try:
+        outcome, value = ours.recv()
+    except EOFError:
+        raise ProcessFailed(f"{what}: its process ended without an answer") from None
+    if outcome != "ok":
+        raise ProcessFailed(f"{what}: {value}")
+    return value
+
+
+def _write_to(log: str) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+
+
+def _live_as_long_as_the_runner() -> None:
+    """Its own session, so that Ctrl-C reaches the runner alone; but no orphan when the runner is killed."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=follow, name="follow the runner", daemon=True).start()

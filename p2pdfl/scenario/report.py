@@ -1,0 +1,149 @@
+"""A finished run as files and as what the terminal shows last: summary.json, metrics.csv, accuracy.png, the verdict."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from p2pdfl.scenario.events import PeerRecord
+from p2pdfl.scenario.spec import Scenario
+from p2pdfl.scenario.summary import PeerRow, Summary
+
+METRICS = ("round", "peer", "behaviour", "epoch", "view", "accuracy", "seconds", "commits", "updates", "bytes_sent")
+"""Columns of metrics.csv, one row per round and peer; bytes_sent is of that round alone."""
+
+
+def write(directory: Path, scenario: Scenario, records: Sequence[PeerRecord], summary: Summary) -> None:
+    (directory / "summary.json").write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_metrics(directory / "metrics.csv", scenario, records)
+    plot_accuracy(directory / "accuracy.png", scenario, records, summary)
+
+
+def write_metrics(path: Path, scenario: Scenario, records: Sequence[PeerRecord]) -> None:
+    rows: list[tuple[Any, ...]] = []
+    for record in records:
+        byzantine = scenario.behaviours.get(record.name)
+        sent_before = 0
+        for number, line in sorted(record.rounds.items()):
+            measured = (line.accuracy, line.seconds, line.commits, line.updates, line.bytes_sent - sent_before)
+            rows.append(
+                (number, record.name, byzantine.behaviour if byzantine else "", line.epoch, line.view, *measured)
+            )
+            sent_before = line.bytes_sent
+    rows.sort(key=lambda row: (row[0], row[1]))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(METRICS)
+        table.writerows(rows)
+
+
+def plot_accuracy(path: Path, scenario: Scenario, records: Sequence[PeerRecord], summary: Summary) -> None:
+    """Median over honest peers by round, with the start of each attack and each ban marked."""
+    from matplotlib.figure import Figure  # half a second, and only here
+
+    measured: dict[int, list[float]] = {}
+    for record in records:
+        if record.name not in scenario.behaviours:
+            for line in record.rounds.values():
+                if line.accuracy is not None:
+                    measured.setdefault(line.round, []).append(line.accuracy)
+    rounds = sorted(measured)
+
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rounds, [median(measured[round]) for round in rounds], marker="o", markersize=3, label="honest peers")
+    axes.axvspan(
+        scenario.task.training_rounds - 0.5, scenario.task.total_rounds - 0.5, color="0.93", label="closing rounds"
+    )
+    for place, peer in enumerate(peer for peer in summary.peers if peer.behaviour is not None):
+        color = f"C{place + 1}"
+        if peer.from_round is not None:
+            axes.axvline(peer.from_round, color=color, linestyle=":", label=f"{peer.name} starts: {peer.behaviour}")
+        if peer.caught_round is not None:
+            axes.axvline(peer.caught_round, color=color, label=f"{peer.name} banned: {peer.evidence}")
+    for anchor in summary.anchors:
+        axes.plot([anchor.round], [0.02], marker="^", color="black", clip_on=False)
+    axes.set(
+        xlabel="round (triangles: anchored on chain)",
+        ylabel="test accuracy",
+        ylim=(0, 1),
+        xlim=(-0.5, scenario.task.total_rounds - 0.5),
+        title=f"{scenario.name}: {'ok' if summary.ok else 'NOT as expected'}",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def print_verdict(console: Console, directory: Path, summary: Summary) -> None:
+    console.print(verdict(summary))
+    for file, what in (
+        ("summary.json", "everything above, and more, for programs"),
+        ("accuracy.png", "accuracy by round"),
+        ("metrics.csv", "per round and peer"),
+        ("peers/", "each peer's log, events.jsonl and store"),
+        ("transcript/", "what anyone needs to check the run"),
+        ("model.safetensors", "the model"),
+    ):
+        if (directory / file).exists():
+            console.print(f"  {directory / file}", what, sep="  ", style="dim", soft_wrap=True, highlight=False)
+
+
+def verdict(summary: Summary) -> Group:
+    peers = Table(title=f"{summary.scenario}: who did what, and what came of it", title_justify="left")
+    for heading in ("peer", "behaviour", "caught in round", "evidence", "slashed (ETH)", "ended"):
+        peers.add_column(heading)
+    for row in summary.peers:
+        peers.add_row(*_peer_cells(row))
+
+    expected = Table(title="expected", title_justify="left")
+    for heading in ("", "what", "expected", "seen"):
+        expected.add_column(heading)
+    for item in summary.expected:
+        mark = Text("ok", style="green") if item.held else Text("NO", style="bold red")
+        expected.add_row(mark, item.what, _short(item.expected), _short(item.seen))
+
+    accuracy = "not measured" if summary.final_accuracy is None else f"{summary.final_accuracy:.4f}"
+    seconds = "-" if summary.round_seconds is None else f"{summary.round_seconds:.2f} s"
+    spent = ", ".join(f"{part.replace('_', ' ')} {value:.0f} s" for part, value in summary.seconds.items())
+    facts = Text(
+        f"{summary.rounds} rounds in {summary.wall_seconds:.0f} s, {seconds} per training round (median); "
+        f"accuracy {accuracy}; {len(summary.anchors)} anchors on chain\n"
+        f"honest peers' time, together: {spent}; sent per peer and round: "
+        f"{(summary.bytes_sent_per_peer_per_round or 0) / 1000:.0f} kB"
+    )
+    outcome = (
+        Text(f"{summary.scenario}: ok", style="bold green")
+        if summary.ok
+        else Text(f"{summary.scenario}: NOT as expected", style="bold red")
+    )
+    return Group(peers, expected, facts, outcome)
+
+
+def _peer_cells(row: PeerRow) -> tuple[str, ...]:
+    behaviour = "honest" if row.behaviour is None else f"{row.behaviour} from round {row.from_round}"
+    if row.fault is not None:
+        behaviour += f", {row.fault}"
+    return (
+        row.name,
+        behaviour,
+        "" if row.caught_round is None else str(row.caught_round),
+        row.evidence or "",
+        f"{row.slashed_wei / 10**18:g}" if row.slashed_wei else "",
+        row.ended,
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value) or "none"
+    if value is None:
+        return "none"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

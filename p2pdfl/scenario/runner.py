@@ -1,0 +1,295 @@
+"""One scenario, from an empty directory to its summary.
+
+1. Measure the task and start the chain, side by side; deploy the contract; write task.toml.
+2. Start the first peer, wait for its address, start the others with it as their bootstrap.
+3. Follow every peer's events.jsonl; kill whom the scenario kills; show it all.
+4. When the honest peers are through, or nothing moves any more: stop the rest, ask the chain what it holds, judge.
+
+runs/<name>/
+    scenario.toml task.toml environment.json
+    peers/<name>/           key, address.json, events.jsonl, result.json, store.sqlite, model.safetensors, log.txt
+    chain.json              the chain's events, as this machine's own chain reports them
+    transcript/             see `store`; of one honest peer
+    summary.json metrics.csv accuracy.png model.safetensors
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from p2pdfl import task as task_file
+from p2pdfl.chain.rpc import ChainError
+from p2pdfl.keyfile import load_or_create
+from p2pdfl.scenario import ledger, report, spec
+from p2pdfl.scenario.events import EventTail, PeerRecord, read_result
+from p2pdfl.scenario.live import Display, display
+from p2pdfl.scenario.places import make_room
+from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, stop
+from p2pdfl.scenario.spec import Scenario
+from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, describe_end, summarize
+from p2pdfl.store import Store, StoreError
+
+POLL_S = 0.2
+FIRST_ADDRESS_S = 60.0
+LINGER_S = 60
+"""How long a peer that is done goes on answering others; the runner ends it as soon as nobody needs it."""
+LOG_LINES = 15
+"""Of a peer that died, shown."""
+
+
+class RunFailed(Exception):
+    """The run did not come to a point where there is anything to judge."""
+
+
+def run(path: Path, out: Path, *, peer_entry: str, console: Console, keep: bool = False) -> Summary:
+    """Raises ScenarioError, RunFailed.
+
+    An earlier run in out/<name> is replaced; keep: moved aside to out/<name>.1, .2, ... instead.
+    peer_entry: "package.module:function", what each peer's process calls with its arguments.
+    """
+    scenario = spec.load(path)
+    directory = out / scenario.name
+    try:
+        make_room(directory, made_by="scenario.toml", keep=keep)
+        (directory / "peers").mkdir(parents=True)
+        shutil.copyfile(path, directory / "scenario.toml")
+    except OSError as error:
+        raise RunFailed(f"{error.filename or directory}: {error.strerror}") from None
+    try:
+        return _Run(scenario, directory, peer_entry, console).go()
+    except (ProcessFailed, ChainError) as error:
+        raise RunFailed(str(error)) from None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Peer:
+    record: PeerRecord
+    home: Path
+    tail: EventTail
+    process: BaseProcess
+    is_killed: bool = False
+    is_reported: bool = False
+
+
+@dataclass(slots=True)
+class _Run:
+    scenario: Scenario
+    directory: Path
+    peer_entry: str
+    console: Console
+    peers: list[_Peer] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def go(self) -> Summary:
+        started_s = time.monotonic()
+        with ExitStack() as running:
+            chain = ChainProcess()
+            running.callback(chain.stop)
+            published = self._publish(chain)
+            screen = running.enter_context(display(self.console, self.scenario))
+            running.callback(lambda: stop([peer.process for peer in self.peers]))
+            try:
+                self._start_peers()
+                self._watch(screen, chain)
+            except KeyboardInterrupt:
+                self.problems.append("interrupted")
+                screen.say("interrupted; the peers are being stopped")
+            stop([peer.process for peer in self.peers])
+            self._read_what_is_left()
+            wall_seconds = time.monotonic() - started_s
+            anchors, slashes = self._ask_the_chain(published)
+        records = [peer.record for peer in self.peers]
+        self._keep_the_outcome()
+        summary = summarize(self.scenario, records, anchors, slashes, wall_seconds=wall_seconds, problems=self.problems)
+        report.write(self.directory, self.scenario, records, summary)
+        return summary
+
+    def _publish(self, chain: ChainProcess) -> task_file.TaskFile:
+        forge = PeerForge(self.peer_entry)
+        with self.console.status("measuring the task, starting the chain"):
+            task = forge.measure(self.scenario.task)
+            published = ledger.publish(chain.url(), task)
+        task_file.save(self.directory / "task.toml", published)
+        text = json.dumps(_environment(self.scenario), indent=2) + "\n"
+        (self.directory / "environment.json").write_text(text, encoding="utf-8")
+        return published
+
+    def _start_peers(self) -> None:
+        forge = PeerForge(self.peer_entry)
+        first, *others = self.scenario.names
+        self._start(forge, first, [])
+        addresses = self._wait_for_address(self.peers[0])
+        for name in others:
+            self._start(forge, name, [part for address in addresses for part in ("--bootstrap", address)])
+
+    def _start(self, forge: PeerForge, name: str, more: Sequence[str]) -> None:
+        home = self.directory / "peers" / name
+        load_or_create(home / "key", lambda count: _seed(self.scenario, name, count))
+        arguments = ["--task", str(self.directory / "task.toml"), "--home", str(home), "--name", name]
+        arguments += ["--listen", "/ip4/127.0.0.1/tcp/0", "--fund", "--linger", str(LINGER_S), *more]
+        byzantine = self.scenario.behaviours.get(name)
+        if byzantine is not None:
+            arguments += ["--byzantine", byzantine.argument]
+        process = forge.start(name, arguments, home / "log.txt")
+        record = PeerRecord(name=name)
+        self.peers.append(_Peer(record=record, home=home, tail=EventTail(home / "events.jsonl"), process=process))
+
+    def _wait_for_address(self, peer: _Peer) -> list[str]:
+        deadline_s = time.monotonic() + FIRST_ADDRESS_S
+        while time.monotonic() < deadline_s:
+            try:
+                addresses = json.loads((peer.home / "address.json").read_text(encoding="utf-8"))["addresses"]
+            except (FileNotFoundError, json.JSONDecodeError):  # not there, or not written to the end
+                addresses = []
+            if addresses:
+                return [str(address) for address in addresses]
+            if not peer.process.is_alive():
+                raise ProcessFailed(f"{peer.record.name} ended before it listened:\n{_last_lines(peer.home)}")
+            peer.process.join(POLL_S)
+        raise ProcessFailed(f"{peer.record.name} does not listen after {FIRST_ADDRESS_S:.0f} s")
+
+    def _watch(self, screen: Display, chain: ChainProcess) -> None:
+        started_s = moved_s = time.monotonic()
+        while True:
+            moved = False
+            for peer in self.peers:
+                moved |= self._follow(peer, screen)
+            now_s = time.monotonic()
+            if moved:
+                moved_s = now_s
+            screen.show([peer.record for peer in self.peers], now_s - started_s)
+            if self._is_over():
+                return
+            if now_s - moved_s > self.scenario.stall_s:
+                self.problems.append(f"nothing moved for {self.scenario.stall_s:g} s")
+                return
+            if not chain.is_alive():
+                self.problems.append("the embedded chain has stopped")
+                return
+            time.sleep(POLL_S)
+
+    def _follow(self, peer: _Peer, screen: Display) -> bool:
+        """Whether the peer has got ahead: joined, closed a round, or ended."""
+        record = peer.record
+        before = (record.address, len(record.rounds), record.finished, record.exit_code)
+        # Asked first, so that what is read below is all that an ended process has written.
+        record.exit_code = peer.process.exitcode
+        for line in peer.tail.lines():
+            record.add(line)
+        self._read_result(peer)
+        self._strike(peer, screen)
+        if record.exit_code is not None and not peer.is_reported:
+            peer.is_reported = True
+            self._report_end(peer, screen)
+        return (record.address, len(record.rounds), record.finished, record.exit_code) != before
+
+    def _strike(self, peer: _Peer, screen: Display) -> None:
+        fault = self.scenario.faults_by_name.get(peer.record.name)
+        if fault is None or peer.is_killed or peer.record.round is None or peer.record.round < fault.at_round:
+            return
+        pid = peer.process.pid
+        if pid is not None and peer.process.is_alive():
+            os.kill(pid, signal.SIGKILL)
+            peer.is_killed = True
+            screen.say(f"{peer.record.name} killed in round {peer.record.round}, as the scenario says")
+
+    def _report_end(self, peer: _Peer, screen: Display) -> None:
+        record = peer.record
+        if record.result is not None and record.exit_code == 0:
+            return
+        if peer.is_killed or record.name in self.scenario.behaviours:
+            screen.say(f"{record.name}: {describe_end(record)}")
+            return
+        self.problems.append(f"{record.name}: {describe_end(record)}")
+        screen.say(f"{record.name}: {describe_end(record)}; its last lines:\n{_last_lines(peer.home)}")
+
+    def _is_over(self) -> bool:
+        """Every honest peer has come to its end, and the Byzantine ones had as long as that."""
+        return all(
+            peer.record.result is not None or peer.record.exit_code is not None
+            for peer in self.peers
+            if peer.record.name not in self.scenario.behaviours
+        )
+
+    def _read_result(self, peer: _Peer) -> None:
+        if peer.record.result is None and (peer.record.finished or peer.record.exit_code is not None):
+            try:
+                peer.record.result = read_result(peer.home / "result.json")
+            except ValueError:
+                # In the middle of being written; at the end of the run it is a problem.
+                return
+
+    def _read_what_is_left(self) -> None:
+        for peer in self.peers:
+            peer.record.exit_code = peer.process.exitcode
+            for line in peer.tail.lines():
+                peer.record.add(line)
+            try:
+                peer.record.result = read_result(peer.home / "result.json")
+            except ValueError as error:
+                self.problems.append(str(error))
+            if peer.record.malformed_lines and peer.record.name not in self.scenario.behaviours and not peer.is_killed:
+                self.problems.append(f"{peer.record.name}: {peer.record.malformed_lines} events not understood")
+
+    def _ask_the_chain(self, published: task_file.TaskFile) -> tuple[list[AnchorRow], list[SlashRow]]:
+        try:
+            record = ledger.read(published)
+        except ChainError as error:
+            self.problems.append(f"the chain cannot be read: {error}")
+            return [], []
+        ledger.export(self.directory / "chain.json", published, record)
+        return record.anchors, record.slashes
+
+    def _keep_the_outcome(self) -> None:
+        """The model and the transcript of the honest peer that closed most rounds."""
+        honest = [peer for peer in self.peers if peer.record.name not in self.scenario.behaviours]
+        witness = max(honest, key=lambda peer: (peer.record.result is not None, len(peer.record.rounds)))
+        model = witness.home / "model.safetensors"
+        try:
+            if model.exists():
+                shutil.copyfile(model, self.directory / "model.safetensors")
+            if (witness.home / "store.sqlite").exists():
+                with Store(witness.home / "store.sqlite") as store:
+                    missing = store.export_transcript(self.directory / "transcript")
+                if missing:
+                    self.problems.append(f"the transcript lacks {len(missing)} updates that heads name")
+        except (OSError, StoreError) as error:
+            self.problems.append(f"the outcome could not be kept: {error}")
+
+
+def _seed(scenario: Scenario, name: str, count: int) -> bytes:
+    return sha256(f"p2pdfl/scenario/key/{scenario.seed}/{scenario.name}/{name}".encode()).digest()[:count]
+
+
+def _environment(scenario: Scenario) -> dict[str, Any]:
+    packages = ("p2pdfl", "torch", "numpy", "libp2p", "trio", "web3", "petlib", "coincurve")
+    return {
+        "seed": scenario.seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _last_lines(home: Path) -> str:
+    try:
+        lines = (home / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return "\n".join(f"    {line}" for line in lines[-LOG_LINES:]) or "    (its log is empty)"

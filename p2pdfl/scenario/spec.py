@@ -1,0 +1,183 @@
+"""A scenario file: the task, how many peers, who cheats or dies and when, and what must come of it.
+
+name = "byzantine"
+peers = 8
+seed = 0
+
+[task]                  # fields of `task.Task`
+training_rounds = 20
+
+[[byzantine]]
+peer = 3                # index, or name: "peer3"
+behaviour = "sign_flip"
+from_round = 3
+
+[[faults]]
+peer = "peer5"
+kind = "kill"           # by SIGKILL, when it enters that round
+at_round = 4
+
+[expected]
+caught = { peer3 = "guilty" }
+accuracy_min = 0.93
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from p2pdfl.task import Task, explain
+
+PEER_COUNT_MAX = 64
+"""Processes on one machine, about 300 MB each."""
+
+Behaviour = Literal[
+    "sign_flip",
+    "scale",
+    "noise",
+    "label_flip",
+    "equivocate",
+    "withhold_share",
+    "withhold_update",
+    "crash",
+    "false_accuser",
+    "garbage",
+]
+Evidence = Literal["guilty", "false", "objective", "equivocation"]
+"""What a ban rests on: a verdict's outcome, or two envelopes in one slot."""
+
+
+class ScenarioError(ValueError):
+    """A scenario file that cannot be run, said in words that name the field."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ByzantinePeer(_Table):
+    peer: int | str
+    behaviour: Behaviour
+    from_round: int = Field(default=0, ge=0)
+    factor: float | None = Field(default=None, allow_inf_nan=False)
+    """What the behaviour does with it is its own affair: `scale` multiplies the update by it."""
+
+    @property
+    def argument(self) -> str:
+        """As `python -m p2pdfl.peer --byzantine` takes it."""
+        return f"{self.behaviour}:{self.from_round}" + ("" if self.factor is None else f":{self.factor!r}")
+
+
+class Fault(_Table):
+    peer: int | str
+    kind: Literal["kill"]
+    at_round: int = Field(ge=0)
+
+
+class Expected(_Table):
+    """What is stated here comes on top of what always must hold (`report.judge`)."""
+
+    caught: dict[str, Evidence] = {}
+    """These peers are banned and slashed with this evidence, and nobody else is."""
+    honest_banned_max: int = Field(default=0, ge=0)
+    accusations_max: int | None = Field(default=None, ge=0)
+    accuracy_min: float | None = Field(default=None, ge=0, le=1)
+    accuracy_max: float | None = Field(default=None, ge=0, le=1)
+    anchors_min: int | None = Field(default=None, ge=0)
+    """Default: every epoch is anchored."""
+    finished_peers_min: int | None = Field(default=None, ge=0)
+    """Honest peers that reach the end.  Default: all but those with a fault."""
+
+
+class Scenario(_Table):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    peers: Annotated[int, Field(ge=1, le=PEER_COUNT_MAX)]
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Fixes the peers' keys, so that addresses and member indices are the same in every run."""
+    stall_s: float = Field(default=120, gt=0, le=3600)
+    """The run is given up when no peer has made progress for so long."""
+    task: Task
+    byzantine: tuple[ByzantinePeer, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    expected: Expected = Expected()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _everyone_is_a_member(cls, value: Any) -> Any:
+        """Unless the file says otherwise, registration closes when all peers are in."""
+        if isinstance(value, dict) and isinstance(value.get("task", {}), dict):
+            task = {"members_min": value.get("peers"), "name": value.get("name"), **value.get("task", {})}
+            return {**value, "task": {name: item for name, item in task.items() if item is not None}}
+        return value
+
+    @model_validator(mode="after")
+    def _speaks_of_its_own_peers_and_rounds(self) -> Scenario:
+        if self.task.members_min > self.peers:
+            raise ValueError(f"task.members_min is {self.task.members_min}, but there are only {self.peers} peers")
+        named = [("byzantine", entry.peer, entry.from_round) for entry in self.byzantine]
+        named += [("faults", entry.peer, entry.at_round) for entry in self.faults]
+        seen: set[str] = set()
+        for table, peer, round in named:
+            name = self._name(table, peer)
+            if name in seen:
+                raise ValueError(f"{table}: {name} is named twice; a peer does one thing at most")
+            seen.add(name)
+            if round >= self.task.total_rounds:
+                raise ValueError(f"{table}: {name}: round {round} is after the last one, {self.task.total_rounds - 1}")
+        cheaters = set(self.behaviours)
+        for name in self.expected.caught:
+            if name not in cheaters:
+                raise ValueError(f"expected.caught: {name} is not in any [[byzantine]] table")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The first peer is the others' bootstrap."""
+        return tuple(f"peer{index}" for index in range(self.peers))
+
+    @property
+    def behaviours(self) -> dict[str, ByzantinePeer]:
+        return {self._name("byzantine", entry.peer): entry for entry in self.byzantine}
+
+    @property
+    def faults_by_name(self) -> dict[str, Fault]:
+        return {self._name("faults", entry.peer): entry for entry in self.faults}
+
+    def _name(self, table: str, peer: int | str) -> str:
+        if isinstance(peer, int):
+            if not 0 <= peer < self.peers:
+                raise ValueError(f"{table}: there is no peer {peer}; they are numbered 0 to {self.peers - 1}")
+            return self.names[peer]
+        if peer not in self.names:
+            raise ValueError(f"{table}: there is no peer {peer!r}; they are named peer0 to peer{self.peers - 1}")
+        return peer
+
+
+def load(path: Path) -> Scenario:
+    """Raises ScenarioError with the file, the field and what is wrong with it."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ScenarioError(f"{path}: not readable as TOML: {error}") from None
+    try:
+        return Scenario.model_validate(tables)
+    except ValidationError as error:
+        raise ScenarioError(f"{path}: {explain(error)}") from None
+
+
+def find(name_or_path: str) -> Path:
+    """The file itself, or scenarios/NAME.toml here or in the checkout this package runs from."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folders = (Path("scenarios"), Path(__file__).resolve().parents[2] / "scenarios")
+    for folder in folders:
+        candidate = folder / f"{name_or_path}.toml"
+        if candidate.is_file():
+            return candidate
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
+    raise ScenarioError(f"no scenario {name_or_path!r}; there are: {', '.join(known) or 'none here'}")

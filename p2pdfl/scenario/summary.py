@@ -1,0 +1,282 @@
+"""What came of a run: the peers' records and the chain's events -> Summary, with every expectation judged.
+
+Who was caught is taken from the bans that honest peers saw in certified heads; who was slashed and what is anchored,
+from the chain alone.  Pure: nothing is read or written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, PeerRecord
+from p2pdfl.scenario.spec import Scenario
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class AnchorRow(_Row):
+    epoch: int
+    round: int
+    head: str
+    tx: str
+    gas: int | None
+
+
+class SlashRow(_Row):
+    member: str
+    wei: int
+    evidence: str
+    tx: str
+
+
+class PeerRow(_Row):
+    name: str
+    address: str | None
+    behaviour: str | None
+    from_round: int | None
+    fault: str | None
+    ended: str
+    caught_round: int | None
+    """Round whose head listed the verdict or the evidence."""
+    evidence: str | None
+    slashed_wei: int
+    slash_tx: str | None
+
+
+class Expectation(_Row):
+    what: str
+    expected: Any
+    seen: Any
+    held: bool
+
+
+class Summary(_Row):
+    scenario: str
+    ok: bool
+    peers: list[PeerRow]
+    honest_banned: int
+    accusations: int
+    rounds: int
+    final_accuracy: float | None
+    model_digest: dict[str, str]
+    """Per honest peer that reached the end: digest of model and outer optimizer after the last round."""
+    anchors: list[AnchorRow]
+    round_seconds: float | None
+    """Median over honest peers and training rounds."""
+    closing_round_seconds: float | None
+    """The same over the rounds without training at the end."""
+    seconds: dict[str, float]
+    """Where peers' time went, summed over the honest ones."""
+    bytes_sent_per_peer_per_round: int | None
+    wall_seconds: float
+    expected: list[Expectation]
+
+
+def summarize(
+    scenario: Scenario,
+    records: Sequence[PeerRecord],
+    anchors: Sequence[AnchorRow],
+    slashes: Sequence[SlashRow],
+    *,
+    wall_seconds: float,
+    problems: Sequence[str] = (),
+) -> Summary:
+    """problems: what went wrong with the run itself (a stall, an interruption); any makes it not ok."""
+    honest = [record for record in records if record.name not in scenario.behaviours]
+    finished = [record for record in honest if record.result is not None]
+    bans = _bans(honest)
+    peers = [_peer_row(scenario, record, bans, slashes) for record in records]
+    expected = judge(scenario, records, anchors, slashes, problems=problems)
+    accuracies = [record.result.accuracy for record in finished if record.result and record.result.accuracy is not None]
+    per_round = [record.result.bytes_sent / max(1, record.result.rounds) for record in finished if record.result]
+    return Summary(
+        scenario=scenario.name,
+        ok=all(item.held for item in expected),
+        peers=peers,
+        honest_banned=sum(1 for record in honest if record.address in bans),
+        accusations=len(_accusations(honest)),
+        rounds=max((len(record.rounds) for record in honest), default=0),
+        final_accuracy=median(accuracies) if accuracies else None,
+        model_digest={record.name: record.result.state for record in finished if record.result},
+        anchors=sorted(anchors, key=lambda row: row.epoch),
+        round_seconds=_median_seconds(scenario, honest, training=True),
+        closing_round_seconds=_median_seconds(scenario, honest, training=False),
+        seconds={
+            part: round(sum(record.result.seconds.get(part, 0.0) for record in finished if record.result), 3)
+            for part in SECONDS
+        },
+        bytes_sent_per_peer_per_round=round(fmean(per_round)) if per_round else None,
+        wall_seconds=round(wall_seconds, 3),
+        expected=expected,
+    )
+
+
+def judge(
+    scenario: Scenario,
+    records: Sequence[PeerRecord],
+    anchors: Sequence[AnchorRow],
+    slashes: Sequence[SlashRow],
+    *,
+    problems: Sequence[str] = (),
+) -> list[Expectation]:
+    """The scenario's expectations, and what every run must show."""
+    honest = [record for record in records if record.name not in scenario.behaviours]
+    unharmed = [record for record in honest if record.name not in scenario.faults_by_name]
+    finished = [record for record in honest if record.result is not None]
+    expected = scenario.expected
+    items = [_equal("the run went through", [], list(problems))]
+    items += _judge_catches(scenario, records, slashes)
+    items += _judge_agreement(finished, honest, anchors)
+
+    count_min = expected.finished_peers_min
+    if count_min is None:
+        unfinished = [record.name for record in unharmed if record.result is None]
+        items.append(_equal("honest peers that did not reach the end", [], unfinished))
+    else:
+        items.append(_at_least("honest peers that reached the end", count_min, len(finished)))
+    anchors_min = scenario.task.epoch_count if expected.anchors_min is None else expected.anchors_min
+    items.append(_at_least("anchored epochs", anchors_min, len(anchors)))
+
+    accuracies = [record.result.accuracy for record in finished if record.result and record.result.accuracy is not None]
+    accuracy = median(accuracies) if accuracies else None
+    if expected.accuracy_min is not None:
+        items.append(_at_least("final accuracy", expected.accuracy_min, accuracy))
+    if expected.accuracy_max is not None:
+        items.append(_at_most("final accuracy", expected.accuracy_max, accuracy))
+    if expected.accusations_max is not None:
+        items.append(_at_most("accusations", expected.accusations_max, len(_accusations(honest))))
+    return items
+
+
+def _judge_catches(scenario: Scenario, records: Sequence[PeerRecord], slashes: Sequence[SlashRow]) -> list[Expectation]:
+    honest = [record for record in records if record.name not in scenario.behaviours]
+    bans = _bans(honest)
+    items = []
+    for name, evidence in scenario.expected.caught.items():
+        address = next(record.address for record in records if record.name == name)
+        ban = bans.get(address or "")
+        items.append(_equal(f"{name} is caught: evidence", evidence, ban.evidence if ban else None))
+        on_chain = sorted({slash.evidence for slash in slashes if slash.member == address and slash.wei > 0})
+        items.append(
+            Expectation(
+                what=f"{name} is slashed on chain: evidence",
+                expected=evidence,
+                seen=on_chain,
+                held=evidence in on_chain,
+            )
+        )
+    others = [
+        record.name
+        for record in records
+        if record.name in scenario.behaviours and record.name not in scenario.expected.caught and record.address in bans
+    ]
+    items.append(_equal("other Byzantine peers banned", [], others))
+    banned = [record.name for record in honest if record.address in bans]
+    items.append(_at_most("honest peers banned", scenario.expected.honest_banned_max, len(banned)))
+    slashed = sorted(
+        record.name for record in honest if any(slash.member == record.address and slash.wei > 0 for slash in slashes)
+    )
+    items.append(_at_most("honest peers slashed", scenario.expected.honest_banned_max, len(slashed)))
+    return items
+
+
+def _judge_agreement(
+    finished: Sequence[PeerRecord], honest: Sequence[PeerRecord], anchors: Sequence[AnchorRow]
+) -> list[Expectation]:
+    digests = {record.result.state for record in finished if record.result}
+    items = [_equal("model digests among honest peers", 1, len(digests))]
+    strangers = [
+        f"{record.name}: round {anchor.round}"
+        for anchor in anchors
+        for record in finished
+        if record.result and record.result.heads.get(anchor.round) != anchor.head
+    ]
+    items.append(_equal("anchored heads that differ from an honest peer's", [], strangers))
+
+    heads: dict[int, set[str]] = {}
+    beacons: dict[int, set[str]] = {}
+    for record in honest:
+        for line in record.rounds.values():
+            heads.setdefault(line.round, set()).add(line.head)
+        for beacon in record.all(BeaconKnown):
+            beacons.setdefault(beacon.round, set()).add(beacon.value)
+    items.append(_equal("rounds that honest peers closed with different heads", [], _split(heads)))
+    items.append(_equal("rounds in which honest peers saw different beacons", [], _split(beacons)))
+    return items
+
+
+def _split(values: Mapping[int, set[str]]) -> list[int]:
+    return sorted(round for round, seen in values.items() if len(seen) > 1)
+
+
+def _bans(honest: Sequence[PeerRecord]) -> dict[str, Ban]:
+    """Banned address -> the first ban of it.  Honest peers agree on heads, hence on bans; heads are compared apart."""
+    bans: dict[str, Ban] = {}
+    for ban in sorted((ban for record in honest for ban in record.all(Ban)), key=lambda ban: ban.round):
+        bans.setdefault(ban.member, ban)
+    return bans
+
+
+def _accusations(honest: Sequence[PeerRecord]) -> set[tuple[int, str, str, int]]:
+    return {
+        (item.round, item.accuser, item.accused, item.audited_round)
+        for record in honest
+        for item in record.all(Accusation)
+    }
+
+
+def _peer_row(scenario: Scenario, record: PeerRecord, bans: Mapping[str, Ban], slashes: Sequence[SlashRow]) -> PeerRow:
+    byzantine = scenario.behaviours.get(record.name)
+    fault = scenario.faults_by_name.get(record.name)
+    ban = bans.get(record.address or "")
+    own = [slash for slash in slashes if slash.member == record.address]
+    return PeerRow(
+        name=record.name,
+        address=record.address,
+        behaviour=byzantine.behaviour if byzantine else None,
+        from_round=byzantine.from_round if byzantine else None,
+        fault=f"{fault.kind} at round {fault.at_round}" if fault else None,
+        ended=describe_end(record),
+        caught_round=ban.round if ban else None,
+        evidence=ban.evidence if ban else None,
+        slashed_wei=sum(slash.wei for slash in own),
+        slash_tx=own[0].tx if own else None,
+    )
+
+
+def describe_end(record: PeerRecord) -> str:
+    if record.result is not None:
+        return "finished"
+    if record.exit_code is None:
+        return "running"
+    if record.exit_code < 0:
+        return f"killed by signal {-record.exit_code}"
+    return f"stopped with exit code {record.exit_code}"
+
+
+def _median_seconds(scenario: Scenario, honest: Sequence[PeerRecord], *, training: bool) -> float | None:
+    seconds = [
+        line.seconds
+        for record in honest
+        for line in record.rounds.values()
+        if (line.round < scenario.task.training_rounds) is training
+    ]
+    return round(median(seconds), 3) if seconds else None
+
+
+def _equal(what: str, expected: Any, seen: Any) -> Expectation:
+    return Expectation(what=what, expected=expected, seen=seen, held=seen == expected)
+
+
+def _at_least(what: str, bound: float, seen: float | None) -> Expectation:
+    return Expectation(what=what, expected=f">= {bound}", seen=seen, held=seen is not None and seen >= bound)
+
+
+def _at_most(what: str, bound: float, seen: float | None) -> Expectation:
+    return Expectation(what=what, expected=f"<= {bound}", seen=seen, held=seen is not None and seen <= bound)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from p2pdfl.scenario.spec import Scenario, ScenarioError, find, load
+
+SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
+
+TEXT = """
+name = "small"
+peers = 4
+
+[task]
+training_rounds = 3
+
+[[byzantine]]
+peer = 1
+behaviour = "scale"
+from_round = 2
+factor = -1000.0
+
+[[faults]]
+peer = "peer2"
+kind = "kill"
+at_round = 1
+
+[expected]
+caught = { peer1 = "guilty" }
+"""
+
+
+def scenario_of(tmp_path: Path, text: str) -> Scenario:
+    path = tmp_path / "small.toml"
+    path.write_text(text)
+    return load(path)
+
+
+def test_peers_are_named_by_index_or_name(tmp_path: Path) -> None:
+    scenario = scenario_of(tmp_path, TEXT)
+    assert scenario.names == ("peer0", "peer1", "peer2", "peer3")
+    assert scenario.behaviours["peer1"].argument == "scale:2:-1000.0"
+    assert scenario.faults_by_name["peer2"].at_round == 1
+
+
+def test_registration_waits_for_all_peers_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    assert scenario_of(tmp_path, TEXT).task.members_min == 4
+    fewer = TEXT.replace("training_rounds = 3", "training_rounds = 3\nmembers_min = 3")
+    assert scenario_of(tmp_path, fewer).task.members_min == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("peers = 4", "peers = 0", "peers: "),
+        ("peers = 4", "peers = 4\ncolour = 1", "colour: Extra inputs"),
+        ("training_rounds = 3", "training_round = 3", r"task\.training_round: Extra inputs"),
+        ("training_rounds = 3", "training_rounds = 3\nmembers_min = 5", "only 4 peers"),
+        ("peer = 1", "peer = 4", "no peer 4; they are numbered 0 to 3"),
+        ("peer = 1", 'peer = "bob"', "no peer 'bob'; they are named peer0 to peer3"),
+        ("peer = 1", "peer = 2", "peer2 is named twice"),
+        ('behaviour = "scale"', 'behaviour = "sleep"', r"byzantine\.0\.behaviour"),
+        ("factor = -1000.0", "factor = inf", r"byzantine\.0\.factor"),
+        ("from_round = 2", "from_round = 9", "round 9 is after the last one, 8"),
+        ('kind = "kill"', 'kind = "pause"', r"faults\.0\.kind"),
+        ("at_round = 1", "at_round = -1", r"faults\.0\.at_round"),
+        ('peer1 = "guilty"', 'peer3 = "guilty"', r"expected\.caught: peer3"),
+        ('peer1 = "guilty"', 'peer1 = "void"', r"expected\.caught\.peer1"),
+        ('name = "small"', 'name = "../up"', "name: "),
+        ('name = "small"', "name = ", "not readable as TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_refused_with_its_field(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TEXT
+    with pytest.raises(ScenarioError, match=message) as raised:
+        scenario_of(tmp_path, TEXT.replace(old, new))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ScenarioError, match="not readable"):
+        load(path)
+
+
+def test_a_scenario_is_found_by_name_or_path() -> None:
+    assert find("byzantine").name == "byzantine.toml"
+    assert find(str(SCENARIOS / "honest.toml")) == SCENARIOS / "honest.toml"
+    with pytest.raises(ScenarioError, match="there are: byzantine, crash"):
+        find("nothing-like-it")
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_scenario_here_loads_and_is_named_like_its_file(path: Path) -> None:
+    assert load(path).name == path.stem
+
+
+def test_the_control_has_the_same_attackers_without_the_defence() -> None:
+    defended, undefended = load(SCENARIOS / "byzantine.toml"), load(SCENARIOS / "undefended.toml")
+    attackers = {name: entry.from_round for name, entry in defended.behaviours.items()}
+    assert attackers == {name: entry.from_round for name, entry in undefended.behaviours.items()}
+    assert (undefended.task.rule, undefended.task.audit_fraction) == ("mean", 0.0)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from p2pdfl.scenario.events import PeerRecord
+from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, summarize
+from scenario.runs import ADDRESSES, ANCHORS, SLASHES, a_record, a_scenario, head, the_records
+
+
+def summary_of(
+    records: list[PeerRecord] | None = None,
+    anchors: list[AnchorRow] = ANCHORS,
+    slashes: list[SlashRow] = SLASHES,
+    problems: Iterable[str] = (),
+    **expected: Any,
+) -> Summary:
+    return summarize(
+        a_scenario(**expected),
+        the_records() if records is None else records,
+        anchors,
+        slashes,
+        wall_seconds=12.5,
+        problems=list(problems),
+    )
+
+
+def failures(summary: Summary) -> list[str]:
+    assert summary.ok is not any(not item.held for item in summary.expected)
+    return [item.what for item in summary.expected if not item.held]
+
+
+def replaced(name: str, record: PeerRecord) -> list[PeerRecord]:
+    return [record if other.name == name else other for other in the_records()]
+
+
+def with_result(name: str, **changes: Any) -> list[PeerRecord]:
+    record = a_record(name)
+    assert record.result is not None
+    record.result = record.result.model_copy(update=changes)
+    return replaced(name, record)
+
+
+def test_a_run_that_went_as_expected_is_ok() -> None:
+    summary = summary_of(accuracy_min=0.9, accuracy_max=0.9, accusations_max=1)
+    assert failures(summary) == []
+    assert summary.ok
+
+
+def test_the_summary_says_who_was_caught_and_what_it_cost_him() -> None:
+    row = summary_of().peers[2]
+    assert (row.name, row.behaviour, row.caught_round, row.evidence) == ("peer2", "sign_flip", 3, "guilty")
+    assert (row.slashed_wei, row.slash_tx, row.ended) == (5 * 10**17, "0x03", "finished")
+    assert [peer.behaviour for peer in summary_of().peers] == [None, None, "sign_flip", None]
+
+
+def test_the_summary_has_the_runs_figures() -> None:
+    summary = summary_of()
+    assert (summary.rounds, summary.final_accuracy, summary.accusations, summary.honest_banned) == (9, 0.9, 1, 0)
+    assert (summary.round_seconds, summary.closing_round_seconds) == (2.0, 1.0)
+    assert summary.seconds == {"train": 6.0, "audit": 0.0, "crypto": 3.0, "network_wait": 0.0, "chain": 0.0}
+    assert summary.bytes_sent_per_peer_per_round == 1000
+    assert set(summary.model_digest) == {"peer0", "peer1", "peer3"}
+    assert [(anchor.round, anchor.gas) for anchor in summary.anchors] == [(3, 90_000), (8, 80_000)]
+
+
+def test_another_model_at_one_honest_peer_is_noticed() -> None:
+    assert failures(summary_of(with_result("peer3", state=head(0)))) == ["model digests among honest peers"]
+
+
+def test_what_a_byzantine_peer_says_of_its_model_does_not_matter() -> None:
+    assert summary_of(with_result("peer2", state=head(0), accuracy=0.0)).ok
+
+
+def test_an_anchored_head_that_honest_peers_do_not_have_is_noticed() -> None:
+    anchors = [ANCHORS[0].model_copy(update={"head": head(99)}), ANCHORS[1]]
+    assert failures(summary_of(anchors=anchors)) == ["anchored heads that differ from an honest peer's"]
+
+
+def test_a_missing_anchor_is_noticed_unless_the_scenario_allows_it() -> None:
+    assert failures(summary_of(anchors=ANCHORS[:1])) == ["anchored epochs"]
+    assert summary_of(anchors=ANCHORS[:1], anchors_min=1).ok
+
+
+def test_a_cheater_who_is_not_banned_is_noticed() -> None:
+    def without_bans(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [event for event in events if event["event"] != "ban"]
+
+    records = [a_record(name, without_bans) for name in ADDRESSES]
+    assert failures(summary_of(records)) == ["peer2 is caught: evidence"]
+
+
+def test_a_cheater_who_is_not_slashed_is_noticed() -> None:
+    assert failures(summary_of(slashes=[])) == ["peer2 is slashed on chain: evidence"]
+
+
+@pytest.mark.parametrize("other", ["false", "objective", "equivocation"])
+def test_a_cheater_caught_with_other_evidence_is_noticed(other: str) -> None:
+    assert failures(summary_of(caught={"peer2": other})) == [
+        "peer2 is caught: evidence",
+        "peer2 is slashed on chain: evidence",
+    ]
+
+
+def test_a_ban_that_the_scenario_does_not_expect_is_noticed() -> None:
+    assert failures(summary_of(caught={})) == ["other Byzantine peers banned"]
+
+
+def ban_peer0(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*events, {"event": "ban", "round": 5, "member": ADDRESSES["peer0"], "evidence": "guilty"}]
+
+
+def test_a_banned_honest_peer_is_noticed() -> None:
+    summary = summary_of(replaced("peer1", a_record("peer1", ban_peer0)))
+    assert failures(summary) == ["honest peers banned"]
+    assert summary.honest_banned == 1
+
+
+def test_bans_are_taken_from_honest_peers_only() -> None:
+    assert summary_of(replaced("peer2", a_record("peer2", ban_peer0))).ok
+
+
+def test_a_slashed_honest_peer_is_noticed() -> None:
+    slash = SLASHES[0].model_copy(update={"member": ADDRESSES["peer0"]})
+    assert failures(summary_of(slashes=[*SLASHES, slash])) == ["honest peers slashed"]
+
+
+def test_an_honest_peer_that_stops_early_is_noticed() -> None:
+    record = a_record("peer3", lambda events: events[:10])
+    record.result, record.exit_code = None, 1
+    summary = summary_of(replaced("peer3", record))
+    assert failures(summary) == ["honest peers that did not reach the end"]
+    assert summary.peers[3].ended == "stopped with exit code 1"
+    assert summary_of(replaced("peer3", record), finished_peers_min=2).ok
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "what"),
+    [
+        ("beacon", "value", "rounds in which honest peers saw different beacons"),
+        ("round", "head", "rounds that honest peers closed with different heads"),
+    ],
+)
+def test_a_round_in_which_a_peer_saw_something_else_is_noticed(kind: str, field: str, what: str) -> None:
+    def other(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {**event, field: head(999)} if event["event"] == kind and event["round"] == 4 else event for event in events
+        ]
+
+    summary = summary_of(replaced("peer0", a_record("peer0", other)))
+    assert failures(summary) == [what]
+    assert [item.seen for item in summary.expected if not item.held] == [[4]]
+
+
+@pytest.mark.parametrize(
+    "expected", [{"accuracy_min": 0.91}, {"accuracy_max": 0.89}, {"accusations_max": 0}, {"finished_peers_min": 4}]
+)
+def test_what_the_scenario_states_is_judged(expected: dict[str, Any]) -> None:
+    assert len(failures(summary_of(**expected))) == 1
+
+
+def test_a_run_with_a_problem_is_not_ok() -> None:
+    assert failures(summary_of(problems=["interrupted"])) == ["the run went through"]
+
+
+def test_a_run_in_which_nothing_happened_has_a_summary_and_is_not_ok() -> None:
+    records = [PeerRecord(name=name) for name in ADDRESSES]
+    summary = summary_of(records, anchors=[], slashes=[], problems=["interrupted"], accuracy_min=0.5)
+    assert not summary.ok
+    assert summary.final_accuracy is None
+    assert Summary.model_validate_json(summary.model_dump_json()) == summary
