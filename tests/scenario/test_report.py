@@ -110,7 +110,7 @@ def test_the_live_table_shows_what_each_peer_does() -> None:
 
 def test_without_a_terminal_a_line_comes_only_when_something_changes() -> None:
     console = text_of()
-    records = [a_record("peer0", lambda events: events[:5])]
+    records = [a_record("peer0", lambda events: events[:4])]
     with live.display(console, a_scenario()) as lines:
         for tenths in range(50):
             lines.show(records, tenths / 10)
