@@ -61,7 +61,7 @@ class Task(_Table):
     audit_fraction: float = Field(default=0.25, ge=0, le=1)
     verdict_rounds: int = Field(default=params.VERDICT_ROUNDS, ge=1, le=16)
 
-    local_steps: int = Field(default=20, ge=1, le=100_000)
+    local_steps: int = Field(default=30, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=0.3, gt=0)
     outer_learning_rate: float = Field(default=1.0, gt=0)
