@@ -74,10 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 2**16:
-        raise ValueError
-    return port
+    if not text.isdecimal() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 (any that is free) to {2**16 - 1}")
+    return int(text)
 
 
 def _peer(arguments: list[str]) -> int:

@@ -28,8 +28,10 @@ from p2pdfl.compute import Compute
 from p2pdfl.crypto.keys import Keys
 from p2pdfl.learning import quantize
 from p2pdfl.learning.learner import Learner, State
-from p2pdfl.protocol.events import Effect, Event, Replayed, Reveal, Send, Train
+from p2pdfl.protocol.events import Effect, Event, Replay, Replayed, Reveal, Send, Train
 from p2pdfl.protocol.run import Run
+from p2pdfl.store import Store
+from p2pdfl.task import Task
 from p2pdfl.types import ZERO_DIGEST, Commit, Digest, Entropy, Envelope, Kind, Outcome, Packet
 
 Behaviour = Literal[
@@ -71,15 +73,15 @@ class ByzantineCompute(Compute):
     """Trains otherwise than assigned.  The poisoned update carries the right header: it decodes, and only a replay
     tells."""
 
-    def __init__(
-        self, learner: Learner, task_id: Digest, keys: Keys, entropy: Entropy, deviation: Deviation
-    ) -> None:
-        super().__init__(learner, task_id, keys, entropy)
+    def __init__(self, learner: Learner, task_id: Digest, keys: Keys, entropy: Entropy, deviation: Deviation) -> None:
+        flips = deviation.behaviour == "label_flip"
+        super().__init__(_FlippedLabels(learner.task) if flips else learner, task_id, keys, entropy)
+        self._honest = Compute(learner, task_id, keys, entropy)
         self._deviation = deviation
 
     def train(self, effect: Train, parent: State) -> bytes:
         if effect.round < self._deviation.from_round:
-            return super().train(effect, parent)
+            return self._honest.train(effect, parent)
         update = super().train(effect, parent)
         match self._deviation.behaviour:
             case "sign_flip" | "scale":
@@ -89,22 +91,17 @@ class ByzantineCompute(Compute):
                 return self._transform(
                     update,
                     effect.round,
-                    lambda vector: vector
-                    + generator.standard_normal(vector.size) * self._factor() * np.sqrt(np.mean(vector**2)),
-                )
-            case "label_flip":
-                flipped = self._learner.with_flipped_labels()
-                return flipped.train(
-                    parent,
-                    seed=effect.seed,
-                    task_id=self._task_id,
-                    round=effect.round,
-                    author=self._keys.address,
+                    lambda vector: (
+                        vector + generator.standard_normal(vector.size) * self._factor() * np.sqrt(np.mean(vector**2))
+                    ),
                 )
             case "garbage":
                 return bytes(np.random.Generator(np.random.PCG64(effect.round)).bytes(len(update)))
             case _:
                 return update
+
+    def replay(self, effect: Replay, parent: State, claimed: bytes) -> Outcome:
+        return self._honest.replay(effect, parent, claimed)
 
     def _factor(self) -> float:
         factor = self._deviation.factor
@@ -113,6 +110,21 @@ class ByzantineCompute(Compute):
     def _transform(self, update: bytes, round: int, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
         header = self._learner.header(task_id=self._task_id, round=round, author=self._keys.address)
         return quantize.encode(change(quantize.decode(update, header)), header)
+
+
+class _FlippedLabels(Learner):
+    """Class c is taken for the last class minus c."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self._y_train = self._y_train.max() - self._y_train
+
+
+class ForgetfulStore(Store):
+    """Keeps no record of what was signed, so that nothing stops a second body in a slot."""
+
+    def put_envelope(self, packet: Packet) -> Packet:
+        return packet
 
 
 @dataclass(kw_only=True)
@@ -167,13 +179,10 @@ class ByzantineMachine:
     def _sign(self, envelope: Envelope, commit: Commit) -> Packet:
         setup = self.run.setup
         signed = envelope.replace(body=body_digest(commit))
-        return Packet(
-            envelope=signed, signature=setup.signer.sign(setup.domain, signed), payload=encode(commit)
-        )
+        return Packet(envelope=signed, signature=setup.signer.sign(setup.domain, signed), payload=encode(commit))
 
 
 def _commit_of(packet: Packet) -> Commit:
     payload = decode_payload(packet)
     assert isinstance(payload, Commit)
     return payload
-

@@ -65,7 +65,7 @@ def choose(name_or_file: str, members: int) -> Task:
 
 def commands(task: Path, out: Path, members: int) -> list[str]:
     """What to type in the other terminals.  The first peer's key is made here, since the others need its peer id."""
-    python = os.path.relpath(sys.executable) if sys.prefix != sys.base_prefix else "python3"
+    python = min(sys.executable, os.path.relpath(sys.executable), key=len)
     start = f"{python} -m p2pdfl.peer --task {task} --fund --home"
     keys = load_or_create(out / "peer1" / "key", secrets.token_bytes)
     bootstrap = f"/ip4/127.0.0.1/tcp/{BOOTSTRAP_PORT}/p2p/{_peer_id(keys.peer_secret)}"
