@@ -75,6 +75,12 @@ RESYNC_FRAME_BYTES_MAX = 8 << 20
 HISTORY_ROUNDS = VERDICT_ROUNDS + AUDIT_LAG + 2
 """Closed rounds kept in memory: what an audit, its verdict and a resync can still ask about."""
 
+NODE_EVENTS_MAX = 4_096
+"""Events that wait for the node's loop; their senders wait in turn."""
+BODIES_BYTES_MAX = 256 << 20
+"""Update bytes kept in memory for others; the store has those that heads name."""
+RESYNC_TIMEOUT_S = 10.0
+
 # --- chain -----------------------------------------------------------------------------------------------------
 DEPOSIT_WEI = 10**18
 VERDICT_SLASH_WEI = 5 * 10**17
@@ -82,7 +88,10 @@ EQUIVOCATION_SLASH_WEI = 10**18
 REPORTER_SHARE_BPS = 1_000
 COOLDOWN_BLOCKS = 20
 STALL_BLOCKS = 1_000
-CHAIN_POLL_MS = 1_000
+CHAIN_POLL_MS = 500
+"""Between looks at the registry while registration is open."""
+CHAIN_RETRY_S = 1.0
+CHAIN_RETRY_S_MAX = 60.0
 CHAIN_SNAPSHOTS_MAX = 64
 """Registries of confirmed blocks kept to check which list a head names."""
 

@@ -42,7 +42,7 @@ Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Task(_Table):
@@ -163,7 +163,7 @@ def save(path: Path, file: TaskFile) -> None:
     lines: list[str] = []
     for table, fields in file.model_dump(mode="json", exclude_none=True).items():
         lines.append(f"[{table}]")
-        lines += [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
+        lines += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
         lines.append("")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines), encoding="utf-8")

@@ -19,7 +19,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -66,7 +66,9 @@ class Deviation:
             raise ValueError(f"no behaviour {behaviour!r}; there are: {', '.join(get_args(Behaviour))}")
         if not from_round.isdecimal():
             raise ValueError(f"{text!r} names no round; expected BEHAVIOUR:FROM_ROUND[:FACTOR]")
-        return cls(behaviour=behaviour, from_round=int(from_round), factor=float(factor) if factor else None)
+        return cls(
+            behaviour=cast("Behaviour", behaviour), from_round=int(from_round), factor=float(factor) if factor else None
+        )
 
 
 class ByzantineCompute(Compute):

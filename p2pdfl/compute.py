@@ -1,0 +1,67 @@
+"""What takes a node's processor: training, replays, aggregation, cryptography.  Pure functions of their effect and of
+the states and update bytes given; called from worker threads, so that the network keeps breathing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from p2pdfl.crypto import pvss
+from p2pdfl.crypto.keys import Keys
+from p2pdfl.learning import quantize
+from p2pdfl.learning.learner import Learner, State, save_state
+from p2pdfl.protocol.events import CheckCommits, Deal, Decrypt, Replay, Train
+from p2pdfl.protocol.perform import check_commits
+from p2pdfl.types import Address, Dealing, Digest, Entropy, Outcome, Round, Share
+
+UPDATE_SLACK_BYTES = 4096
+"""How much longer than an honest update one may be and still be fetched, to be found invalid."""
+
+
+class Compute:
+    def __init__(self, learner: Learner, task_id: Digest, keys: Keys, entropy: Entropy) -> None:
+        self._learner = learner
+        self._task_id = task_id
+        self._keys = keys
+        self._entropy = entropy
+        self.update_bytes_max = quantize.update_bytes(learner.dimension) + UPDATE_SLACK_BYTES
+
+    def initial_state(self) -> State:
+        return self._learner.initial_state()
+
+    def train(self, effect: Train, parent: State) -> bytes:
+        return self._trained(parent, effect.seed, effect.round, self._keys.address)
+
+    def replay(self, effect: Replay, parent: State, claimed: bytes) -> Outcome:
+        """Replays once more if the digests differ, so that no accusation rests on one run of one machine."""
+        outcome = Outcome.VOID
+        for _ in range(2):
+            replayed = self._trained(parent, effect.seed, effect.audited_round, effect.author)
+            outcome = self._learner.compare(claimed, replayed)
+            if outcome is Outcome.FALSE:
+                break
+        return outcome
+
+    def is_valid(self, update: bytes, round: Round, author: Address) -> bool:
+        return self._learner.is_valid(update, task_id=self._task_id, round=round, author=author)
+
+    def aggregate(self, parent: State, updates: Sequence[bytes]) -> State:
+        return self._learner.aggregate(parent, updates)
+
+    def evaluate(self, state: State) -> float:
+        return self._learner.evaluate(state)
+
+    def deal(self, effect: Deal) -> Dealing:
+        return pvss.deal(effect.context, effect.keys, effect.threshold, self._entropy)
+
+    def decrypt(self, effect: Decrypt) -> Share:
+        return pvss.decrypt(effect.context, self._keys.pvss_secret, self._keys.pvss_key, effect.summed, self._entropy)
+
+    def find_invalid(self, effect: CheckCommits) -> frozenset[Digest]:
+        return check_commits(effect, self._entropy)
+
+    def save(self, path: Path, state: State) -> None:
+        save_state(path, state, self._learner)
+
+    def _trained(self, parent: State, seed: Digest, round: Round, author: Address) -> bytes:
+        return self._learner.train(parent, seed=seed, task_id=self._task_id, round=round, author=author)

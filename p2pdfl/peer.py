@@ -1,0 +1,377 @@
+"""python -m p2pdfl.peer: one member of a task, from its key file to its last round.
+
+keys, task and learner      this machine computes what the task's publisher computed, or it stops here
+network                     listen, dial, find the others
+chain                       register with a deposit, wait until registration closes
+node                        the rounds
+linger                      answer those who are still at it
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from p2pdfl import params, runtime
+from p2pdfl import task as task_file
+from p2pdfl.chain.client import ChainClient, fund
+from p2pdfl.chain.rpc import ChainError, ChainUnreachable, Reverted
+from p2pdfl.compute import Compute
+from p2pdfl.crypto import group
+from p2pdfl.crypto.envelope import Domain, Signer, possession_digest
+from p2pdfl.crypto.keys import Keys
+from p2pdfl.journal import Journal
+from p2pdfl.keyfile import KeyFileError, load_or_create
+from p2pdfl.learning.learner import Learner, check_reference
+from p2pdfl.net.host import Network, open_network
+from p2pdfl.node import Machine, Node, NodeResult
+from p2pdfl.protocol.round import Diverged
+from p2pdfl.protocol.run import Genesis, Run
+from p2pdfl.protocol.setup import Setup
+from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviation, ForgetfulStore
+from p2pdfl.store import Store, StoreError
+from p2pdfl.task import Deployment, Task, TaskError
+from p2pdfl.types import Digest, Registration
+
+T = TypeVar("T")
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+FUND_MARGIN_WEI = 10**18
+"""Beyond the deposit, for gas."""
+CONNECT_S = 30.0
+"""How long a peer waits to see all other members before the first round; the rounds work with fewer."""
+
+
+class PeerError(Exception):
+    """Why this peer can't take part, and what to do about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    task: Path
+    home: Path
+    name: str
+    listen: list[str]
+    bootstrap: list[str]
+    fund: bool
+    linger_s: float
+    byzantine: Deviation | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        runtime.check()
+        outcome = trio.run(_until_stopped, options)
+    except (PeerError, TaskError, KeyFileError, StoreError, ChainError, Diverged, RuntimeError) as error:
+        print(f"p2pdfl peer: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, (TaskError, KeyFileError)) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return outcome
+
+
+def _parse(argv: Sequence[str]) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="python -m p2pdfl.peer",
+        description="Take part in a task: register with a deposit, find the other members, train with them until the "
+        "last round.  Ctrl-C stops at any time; the same command goes on where it was.",
+    )
+    parser.add_argument(
+        "--task", type=Path, required=True, help="the published task file (`p2pdfl devchain` writes one)"
+    )
+    parser.add_argument(
+        "--home", type=Path, required=True, help="this peer's directory: key, store, events, model; made if missing"
+    )
+    parser.add_argument("--name", help="shown in reports (default: the home's last part)")
+    parser.add_argument(
+        "--listen",
+        action="append",
+        metavar="MULTIADDR",
+        help="where to listen, may be repeated (default: /ip4/127.0.0.1/tcp/0, any free port on this machine)",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        action="append",
+        default=[],
+        metavar="MULTIADDR",
+        help="a peer that is there already, with its /p2p/ part, may be repeated; none for the first peer",
+    )
+    parser.add_argument("--fund", action="store_true", help="take the deposit from a development chain's own account")
+    parser.add_argument(
+        "--linger",
+        type=float,
+        default=15.0,
+        metavar="SECONDS",
+        help="how long to answer the others after the last round (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--byzantine",
+        type=_deviation,
+        metavar="BEHAVIOUR:FROM_ROUND[:FACTOR]",
+        help="cheat, to try out the defences, e.g. sign_flip:3",
+    )
+    parsed = parser.parse_args(list(argv))
+    return Options(
+        task=parsed.task,
+        home=parsed.home,
+        name=parsed.name or parsed.home.resolve().name,
+        listen=parsed.listen or ["/ip4/127.0.0.1/tcp/0"],
+        bootstrap=parsed.bootstrap,
+        fund=parsed.fund,
+        linger_s=parsed.linger,
+        byzantine=parsed.byzantine,
+    )
+
+
+def _deviation(text: str) -> Deviation:
+    try:
+        return Deviation.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+async def _until_stopped(options: Options) -> int:
+    """SIGINT and SIGTERM stop it in order: what is on disk stays whole, sockets are closed."""
+    outcome = EXIT_INTERRUPTED
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            peer = _Peer(options)
+            try:
+                await peer.live()
+            finally:
+                outcome = EXIT_OK if peer.is_done else EXIT_INTERRUPTED
+            nursery.cancel_scope.cancel()
+    if outcome == EXIT_INTERRUPTED:
+        print("stopped; the same command goes on where this left off", flush=True)
+    return outcome
+
+
+class _Peer:
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.is_done = False
+
+    async def live(self) -> None:
+        options = self._options
+        file = task_file.load(options.task)
+        if file.chain is None or not file.task.is_measured:
+            raise PeerError(
+                f"{options.task}: the task is not published yet; `p2pdfl devchain` does that on this machine"
+            )
+        try:
+            options.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PeerError(f"{options.home}: {error.strerror}") from None
+        keys = load_or_create(options.home / "key", secrets.token_bytes)
+        store_type = ForgetfulStore if options.byzantine else Store
+        with store_type(options.home / "store.sqlite") as store, Journal(options.home / "events.jsonl") as journal:
+            self._say(f"computing the task's reference replay ({file.task.name})")
+            learner = await trio.to_thread.run_sync(Learner, file.task)
+            await trio.to_thread.run_sync(check_reference, file.task)
+            await self._join(file.task, file.chain, keys, store, journal, learner)
+
+    async def _join(
+        self, task: Task, deployment: Deployment, keys: Keys, store: Store, journal: Journal, learner: Learner
+    ) -> None:
+        options, task_id = self._options, task.task_id()
+        bodies: list[Callable[[Digest], bytes | None]] = []
+        async with open_network(
+            key_seed=keys.peer_secret,
+            listen=options.listen,
+            bootstrap=options.bootstrap,
+            topic=f"/p2pdfl/1/{task_id.hex()}",
+            blob_source=lambda digest: bodies[0](digest) if bodies else None,
+        ) as network:
+            self._announce(network, keys, journal)
+            chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
+            genesis = await self._register(chain, deployment.rpc, task, keys, network, journal)
+            network.admit([entry.peer_id for entry in genesis.registrations])
+            await self._connect(network, genesis, journal)
+            setup = Setup(
+                task=task,
+                task_id=task_id,
+                domain=Domain(chain_id=deployment.chain_id, contract=deployment.contract),
+                signer=Signer(keys.chain_secret),
+            )
+            signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
+            run = Run(setup, genesis, signed)
+            machine: Machine = run
+            compute = Compute(learner, task_id, keys, secrets.token_bytes)
+            if options.byzantine is not None:
+                machine = ByzantineMachine(run=run, deviation=options.byzantine)
+                compute = ByzantineCompute(learner, task_id, keys, secrets.token_bytes, options.byzantine)
+            node = Node(
+                run_machine=run,
+                machine=machine,
+                compute=compute,
+                store=store,
+                network=network,
+                chain=chain,
+                journal=journal,
+                home=options.home,
+            )
+            bodies.append(node.body)
+            await node.run(
+                on_result=lambda result: self._report(result, network, journal, keys), linger_s=options.linger_s
+            )
+
+    def _announce(self, network: Network, keys: Keys, journal: Journal) -> None:
+        address = "0x" + keys.address.hex()
+        peer_id = network.peer_id.decode()
+        journal.write("started", {"address": address, "peer_id": peer_id})
+        facts = {"peer_id": peer_id, "addresses": network.addresses, "address": address}
+        _write(self._options.home / "address.json", facts)
+        self._say(f"{self._options.name} is {address}, listening; others join with")
+        for multiaddr in network.addresses:
+            self._say(f"    --bootstrap {multiaddr}")
+
+    async def _register(
+        self, chain: ChainClient, rpc: str, task: Task, keys: Keys, network: Network, journal: Journal
+    ) -> Genesis:
+        """A registered peer, and a registration that has closed."""
+        registered = await _patiently(chain.registrations, journal)
+        if all(entry.address != keys.address for entry in registered):
+            await self._pay(chain, rpc, task, keys, journal)
+            domain, task_id, peer_id = chain.domain, task.task_id(), network.peer_id
+            possession = Signer(keys.pvss_secret).sign_digest(possession_digest(domain, task_id, keys.address, peer_id))
+            try:
+                receipt = await _patiently(lambda: chain.register(peer_id, keys.pvss_key, possession), journal)
+            except Reverted as error:
+                raise PeerError(f"the contract refuses the registration: {error.reason}") from None
+            journal.write("registered", {"tx": "0x" + receipt.tx.hex()})
+            self._say(f"registered with a deposit of {task.deposit_wei / 10**18:g} ETH")
+        return await self._closed_registration(chain, task, keys, journal)
+
+    async def _pay(self, chain: ChainClient, rpc: str, task: Task, keys: Keys, journal: Journal) -> None:
+        needed = task.deposit_wei + FUND_MARGIN_WEI
+        balance = await _patiently(lambda: chain.balance_of(keys.address), journal)
+        if balance >= needed:
+            return
+        if not self._options.fund:
+            raise PeerError(
+                f"0x{keys.address.hex()} has {balance / 10**18:g} ETH and needs {needed / 10**18:g} for the deposit "
+                "and gas: send it some, or add --fund on a development chain"
+            )
+        await _patiently(partial(fund, rpc, keys.address, needed - balance), journal)
+
+    async def _closed_registration(self, chain: ChainClient, task: Task, keys: Keys, journal: Journal) -> Genesis:
+        """Waits for the members; once all are there, the lowest address closes the registration, or, if it does not,
+        the next."""
+        seen = -1
+        complete_s = None
+        while True:
+            block = await _patiently(chain.start_block, journal)
+            if block is not None:
+                await self._confirm(chain, block.number, journal)
+                registrations = await _patiently(partial(chain.registrations, block.hash), journal)
+                _check_registered(registrations, keys)
+                return Genesis(
+                    closing_number=block.number, closing_block=block.hash, registrations=tuple(registrations)
+                )
+            registrations = await _patiently(chain.registrations, journal)
+            willing = sorted(entry.address for entry in registrations if not entry.exiting)
+            if len(willing) != seen:
+                seen = len(willing)
+                self._say(f"{seen} of {task.members_min} members registered")
+            if seen >= task.members_min:
+                complete_s = complete_s or trio.current_time()
+                turn_s = willing.index(keys.address) * params.ANCHOR_STAGGER_MS / 1000
+                if trio.current_time() >= complete_s + turn_s:
+                    # reverts if another member was faster, or one more has registered: look again
+                    with suppress(Reverted):
+                        await _patiently(partial(chain.start, willing), journal)
+                    continue
+            await trio.sleep(params.CHAIN_POLL_MS / 1000)
+
+    async def _confirm(self, chain: ChainClient, number: int, journal: Journal) -> None:
+        while (await _patiently(chain.confirmed_block, journal)).number < number:  # noqa: ASYNC110  the chain is polled
+            await trio.sleep(params.CHAIN_POLL_MS / 1000)
+
+    async def _connect(self, network: Network, genesis: Genesis, journal: Journal) -> None:
+        others = len(genesis.registrations) - 1
+        with trio.move_on_after(CONNECT_S):
+            await network.wait_connected(others)
+        count = len(network.connected())
+        journal.write("connected", {"count": count})
+        self._say(f"connected to {count} of {others} other members")
+
+    def _report(self, result: NodeResult, network: Network, journal: Journal, keys: Keys) -> None:
+        refused = journal.refused + type(journal.refused)(
+            {name: count for name, count in network.counters.items() if name.startswith(("refused", "contained"))}
+        )
+        _write(
+            self._options.home / "result.json",
+            {
+                "name": self._options.name,
+                "address": "0x" + keys.address.hex(),
+                "peer_id": network.peer_id.decode(),
+                "rounds": result.rounds,
+                "state": result.state.hex(),
+                "accuracy": result.accuracy,
+                "heads": {str(round): head.hex() for round, head in sorted(result.heads.items())},
+                "seconds": {name: round(seconds, 3) for name, seconds in journal.seconds.items()},
+                "bytes_sent": network.counters["bytes_sent"],
+                "refused": dict(sorted(refused.items())),
+            },
+        )
+        journal.write("finished", {})
+        self.is_done = True
+        self._say(f"finished {result.rounds} rounds, accuracy {result.accuracy:.3f}, state {result.state.hex()[:16]}")
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+
+
+def _check_registered(registrations: Sequence[Registration], keys: Keys) -> None:
+    for entry in registrations:
+        group.check(entry.pvss_key)
+    if all(entry.address != keys.address for entry in registrations):
+        raise PeerError("registration had closed before this peer came; it can take part from the next epoch on")
+
+
+async def _patiently(work: Callable[[], T], journal: Journal) -> T:
+    """Asks the chain from a worker thread; while it is out of reach, asks again."""
+    delay_s = params.CHAIN_RETRY_S
+    while True:
+        try:
+            with journal.waiting("chain"):
+                return await trio.to_thread.run_sync(work, abandon_on_cancel=True)  # type: ignore[call-arg]
+        except ChainUnreachable as error:
+            print(f"the chain does not answer, trying again in {delay_s:g} s: {error}", file=sys.stderr, flush=True)
+            journal.write("chain_error", {"what": "joining", "error": str(error)})
+            await trio.sleep(delay_s)
+            delay_s = min(2 * delay_s, params.CHAIN_RETRY_S_MAX)
+
+
+def _write(path: Path, fields: Mapping[str, object]) -> None:
+    """Whole or not at all: others wait for these files."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
