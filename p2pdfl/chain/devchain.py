@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from p2pdfl.chain import bounded_json
 from p2pdfl.chain.evm import Evm, JsonValue, RpcError
 
 HOST = "127.0.0.1"
@@ -71,8 +72,8 @@ class DevChain:
     def answer(self, body: bytes) -> bytes:
         """A JSON-RPC request or batch, and what answers it."""
         try:
-            request = json.loads(body)
-        except (ValueError, RecursionError):
+            request = bounded_json.loads(body)
+        except ValueError:
             return _encoded(_error(None, RpcError(PARSE_ERROR, "not JSON")))
         if not isinstance(request, list):
             return _encoded(self._answer_one(request))

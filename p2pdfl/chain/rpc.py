@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -18,6 +18,8 @@ from requests.adapters import HTTPAdapter
 from web3.exceptions import ContractLogicError, Web3Exception, Web3RPCError
 from web3.providers.base import JSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
+
+from p2pdfl.chain import bounded_json
 
 CONNECT_S = 3.0
 ANSWER_S = 15.0
@@ -81,11 +83,13 @@ class HttpRpc(JSONBaseProvider):
                 time.sleep(BACKOFF_S * 2**attempt)
             except requests.RequestException as error:
                 raise ChainUnreachable(f"{self.url}: {_cause(error)}") from error
-        with usable_answer():
-            decoded = self.decode_rpc_response(answer)
-            if not isinstance(decoded, dict) or ("result" in decoded) == ("error" in decoded):
-                raise BadAnswer(f"{self.url}: not a JSON-RPC answer")
-        return decoded
+        try:
+            decoded = bounded_json.loads(answer)
+        except ValueError as error:
+            raise BadAnswer(f"{self.url}: not JSON: {error}"[:300]) from error
+        if not isinstance(decoded, dict) or ("result" in decoded) == ("error" in decoded):
+            raise BadAnswer(f"{self.url}: not a JSON-RPC answer")
+        return cast("RPCResponse", decoded)
 
     def is_connected(self, show_traceback: bool = False) -> bool:
         try:
