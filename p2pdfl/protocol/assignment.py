@@ -51,15 +51,16 @@ def _draw_audits(
     beacon: Digest, unbanned: Sequence[MemberIndex], audited: Sequence[MemberIndex], count: int
 ) -> dict[MemberIndex, MemberIndex]:
     """Distinct auditors with distinct targets, never oneself."""
-    auditors = shuffled(beacon, b"auditors", unbanned)[: min(count, len(audited))]
-    targets = shuffled(beacon, b"targets", audited)[: len(auditors)]
+    targets = shuffled(beacon, b"targets", audited)
+    auditors = shuffled(beacon, b"auditors", [index for index in unbanned if [index] != targets])
+    auditors = auditors[: min(count, len(targets))]
     for position, auditor in enumerate(auditors):
-        if targets[position] == auditor and len(targets) > 1:
-            # swapping with the neighbour cannot give the neighbour itself: targets are distinct, and `auditor` is
-            # not the neighbour
+        if targets[position] == auditor:
+            # swapping with the neighbour, which may be a target left over, cannot give the neighbour itself: targets
+            # are distinct, and `auditor` is not the neighbour
             other = (position + 1) % len(targets)
             targets[position], targets[other] = targets[other], targets[position]
-    return {auditor: target for auditor, target in zip(auditors, targets, strict=True) if auditor != target}
+    return dict(zip(auditors, targets, strict=False))
 
 
 def batch_seed(beacon: Digest, task: Digest, round: Round, author: Address) -> Digest:
