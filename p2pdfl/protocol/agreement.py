@@ -105,6 +105,19 @@ class Agreement:
         elif self.certificate is None:
             self.certificate = certificate
 
+    def knows(self, certificate: Certificate) -> bool:
+        """Whether this certificate, or one that says the same, is here already."""
+        if certificate.kind == Kind.NOTARIZE:
+            return certificate.view in self.notarizations
+        if certificate.head == ZERO_DIGEST:
+            return certificate.view in self.skips
+        return self.certificate is not None
+
+    def view_max(self) -> View:
+        """The highest view that messages are taken for: a quorum has been within reach of it, or this member has."""
+        certified = self.certificate.view if self.certificate is not None else 0
+        return max(self.view, certified, *self.notarizations, *self.skips) + params.VIEWS_AHEAD_MAX
+
     def close_vote(self, now_ms: int) -> Digest | None:
         """The CLOSE to sign now in the current view: a head, zero for skip, None for not yet."""
         if self.view in self.close_signed:
@@ -137,6 +150,8 @@ class Agreement:
             if earlier in self.notarizations:
                 return self.notarizations[earlier], tuple(reversed(skips))
             if earlier not in self.skips:
+                return None
+            if len(skips) == params.VIEW_COUNT_MAX:
                 return None
             skips.append(self.skips[earlier])
         return None, tuple(reversed(skips))

@@ -43,31 +43,37 @@ class Docket:
     jury: Jury = field(default_factory=Jury)
     equivocations: dict[Address, EquivocationProof] = field(default_factory=dict)
     verdicts: dict[Address, VerdictProof] = field(default_factory=dict)
-    """By loser."""
+    """By loser, the latest: an earlier one may lapse before a head lists it."""
 
     def file_equivocation(self, proof: EquivocationProof) -> None:
-        self.equivocations.setdefault(self._address(proof.entry.epoch, proof.entry.member), proof)
+        address = self._address(proof.entry.epoch, proof.entry.member)
+        known = self.equivocations.get(address)
+        if known is None or known.entry.round < proof.entry.round:
+            self.equivocations[address] = proof
 
     def file_verdict(self, proof: VerdictProof) -> None:
         address = self.loser_address(proof.entry)
-        if address is not None:
-            self.verdicts.setdefault(address, proof)
+        if address is None:
+            return
+        known = self.verdicts.get(address)
+        if known is None or known.entry.round < proof.entry.round:
+            self.verdicts[address] = proof
 
     def pending(
         self, round: Round, banned: Collection[Address]
     ) -> tuple[tuple[EquivocationProof, ...], tuple[VerdictProof, ...]]:
         """What a proposal of `round` lists, each loser once."""
-        equivocations = [
-            proof
+        equivocations = {
+            address: proof
             for address, proof in self.equivocations.items()
             if address not in banned and self._is_timely(proof.entry.round, round)
-        ]
+        }
         verdicts = [
             proof
             for address, proof in self.verdicts.items()
-            if address not in banned and address not in self.equivocations and self._is_timely(proof.entry.round, round)
+            if address not in banned and address not in equivocations and self._is_timely(proof.entry.round, round)
         ]
-        return tuple(sorted(equivocations, key=_order)), tuple(sorted(verdicts, key=_order))
+        return tuple(sorted(equivocations.values(), key=_order)), tuple(sorted(verdicts, key=_order))
 
     def pending_losers(self, round: Round, banned: Collection[Address]) -> set[Address]:
         equivocations, verdicts = self.pending(round, banned)
@@ -90,6 +96,8 @@ class Docket:
         for equivocation in propose.equivocations:
             entry = equivocation.entry
             address = self._member_address(entry.epoch, entry.member)
+            if not self._is_in_epoch(entry.epoch, entry.round):
+                raise Reject("propose: evidence is stale or repeated")
             if address is None or address in seen or not self._is_timely(entry.round, round):
                 raise Reject("propose: evidence is stale or repeated")
             if not is_equivocation(equivocation, self.setup.domain, self.setup.task_id, address):
@@ -97,7 +105,7 @@ class Docket:
             seen.add(address)
         for verdict in propose.verdicts:
             epoch = self.epochs.get(verdict.entry.epoch)
-            if epoch is None or not epoch.first_round <= verdict.entry.round <= epoch.last_round:
+            if epoch is None or not self._is_in_epoch(verdict.entry.epoch, verdict.entry.round):
                 raise Reject("propose: verdict is stale or repeated")
             if not is_verdict(verdict, self.setup.domain, self.setup.task_id, epoch):
                 raise Reject("propose: verdict does not verify")
@@ -122,6 +130,15 @@ class Docket:
     def forget_before(self, round: Round) -> None:
         self.ledger.forget_before(round)
         self.jury.forget_before(round)
+        filed: tuple[dict[Address, EquivocationProof] | dict[Address, VerdictProof], ...]
+        filed = (self.equivocations, self.verdicts)
+        for cases in filed:
+            for address in [address for address, proof in cases.items() if proof.entry.round < round]:
+                del cases[address]
+
+    def _is_in_epoch(self, epoch: Epoch, round: Round) -> bool:
+        members = self.epochs.get(epoch)
+        return members is not None and members.first_round <= round <= members.last_round
 
     def _is_timely(self, case_round: Round, round: Round) -> bool:
         return case_round <= round <= case_round + self.setup.task.verdict_rounds

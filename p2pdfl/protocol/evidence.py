@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from p2pdfl.crypto.envelope import BadSignature, Domain, recover
-from p2pdfl.protocol.refusal import Ignore
 from p2pdfl.types import (
     Address,
     Digest,
@@ -28,26 +27,27 @@ Slot = tuple[int, int, int, MemberIndex]
 
 @dataclass(slots=True)
 class SlotLedger:
+    """Who bounds the views bounds its size: the slots of a round, and for each at most the bodies recorded."""
+
     _signed: dict[Slot, list[SignedEnvelope]] = field(default_factory=dict)
 
-    def record(self, packet: Packet, signer: MemberIndex) -> EquivocationProof | None:
-        """Takes the packet's slot; a proof if the signer had signed another body there.
+    def bodies(self, envelope: Envelope, signer: MemberIndex) -> tuple[Digest, ...]:
+        """What the signer is known to have signed in this slot, first to last."""
+        return tuple(other.envelope.body for other in self._signed.get(_slot(envelope, signer), ()))
 
-        Raises Ignore for a body seen before, and for a third one: two are proof enough.
-        """
-        envelope = packet.envelope
-        slot = (envelope.round, envelope.view, envelope.kind, signer)
-        signed = self._signed.setdefault(slot, [])
-        if any(other.envelope.body == envelope.body for other in signed):
-            raise Ignore("seen before")
-        if len(signed) == 2:
-            raise Ignore("equivocation proven before")
-        signed.append(SignedEnvelope(envelope=envelope, signature=packet.signature))
+    def record(self, packet: Packet, signer: MemberIndex) -> EquivocationProof | None:
+        """Takes a body not recorded before; the second one in its slot is an equivocation."""
+        signed = self._signed.setdefault(_slot(packet.envelope, signer), [])
+        signed.append(SignedEnvelope(envelope=packet.envelope, signature=packet.signature))
         return _prove(signer, signed[0], signed[1]) if len(signed) == 2 else None
 
     def forget_before(self, round: Round) -> None:
         for slot in [slot for slot in self._signed if slot[0] < round]:
             del self._signed[slot]
+
+
+def _slot(envelope: Envelope, signer: MemberIndex) -> Slot:
+    return (envelope.round, envelope.view, envelope.kind, signer)
 
 
 def _prove(signer: MemberIndex, first: SignedEnvelope, second: SignedEnvelope) -> EquivocationProof:

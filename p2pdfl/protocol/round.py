@@ -14,12 +14,11 @@ outlives a round: epochs, bans, accusations.  Nothing here signs: what to send i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
-from p2pdfl import params
 from p2pdfl.codec import digest_of
 from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.protocol.agreement import Agreement, is_certificate, is_justified
@@ -122,6 +121,9 @@ class HeldCommit:
     packet: Packet
 
 
+CommitKey = tuple[MemberIndex, Digest]
+"""Signer and body.  ATTACK: whoever signs a copy of another's payload has a COMMIT with the same body."""
+
 Output = Effect | Vote
 
 
@@ -146,13 +148,15 @@ class OpenRound:
     update: Digest | None = None
     is_committed: bool = False
 
-    commits: dict[Digest, HeldCommit] = field(default_factory=dict)
-    """Valid COMMITs by body.  An equivocator may have two."""
-    invalid: set[MemberIndex] = field(default_factory=set)
-    unchecked: dict[Digest, HeldCommit] = field(default_factory=dict)
-    is_checking: bool = False
-    held_updates: set[Digest] = field(default_factory=set)
-    bad_updates: set[Digest] = field(default_factory=set)
+    commits: dict[CommitKey, HeldCommit] = field(default_factory=dict)
+    """Valid COMMITs.  An equivocator may have several."""
+    invalid: set[CommitKey] = field(default_factory=set)
+    unchecked: dict[CommitKey, HeldCommit] = field(default_factory=dict)
+    checking: dict[Digest, HeldCommit] = field(default_factory=dict)
+    """The batch that is being verified, by body."""
+    held_updates: set[UpdateEntry] = field(default_factory=set)
+    """ATTACK: by author too, since another may commit the same digest, and under its header the bytes are invalid."""
+    bad_updates: set[UpdateEntry] = field(default_factory=set)
     states: dict[tuple[UpdateEntry, ...], Digest] = field(default_factory=dict)
     aggregating: set[tuple[UpdateEntry, ...]] = field(default_factory=set)
 
@@ -160,7 +164,7 @@ class OpenRound:
     known_heads: dict[Digest, Propose] = field(default_factory=dict)
     proposed: set[View] = field(default_factory=set)
     refused: set[tuple[View, Digest]] = field(default_factory=set)
-    required: tuple[frozenset[MemberIndex], frozenset[Digest]] | None = None
+    required: tuple[frozenset[MemberIndex], frozenset[UpdateEntry]] | None = None
     """Members and updates that this member held at its own deadline; a fresh proposal must name them."""
 
     overdue: frozenset[Address] = frozenset()
@@ -175,6 +179,8 @@ class OpenRound:
     deadline_ms: int = 0
     propose_ms: int = 0
     resync_ms: int = 0
+    progressed_ms: int = -1
+    """When `progress` last ran: every deadline up to then has been acted on."""
 
     def __post_init__(self) -> None:
         self.agreement = Agreement(epoch=self.context.epoch, round=self.context.round, view_ms=self.setup.task.view_ms)
@@ -219,57 +225,83 @@ class OpenRound:
 
     # --- commit -----------------------------------------------------------------
 
-    def on_commit(self, packet: Packet, commit: Commit, sender: MemberIndex) -> None:
+    def check_commit(self, commit: Commit) -> None:
+        """What can be checked without cryptography.  Raises Reject."""
         if commit.parent != self.context.parent:
             raise Reject("commit: other parent")
         if (commit.share is None) != (self.context.fixed is None):
             raise Reject("commit: share missing or unasked for")
+
+    def on_commit(self, packet: Packet, commit: Commit, sender: MemberIndex, *, is_own: bool) -> None:
+        """is_own: this member signed it itself, which is more than that its key did."""
         held = HeldCommit(sender, commit, packet)
-        if sender == self.me:
-            self.commits[packet.envelope.body] = held
-        else:
-            self.unchecked[packet.envelope.body] = held
+        (self.commits if is_own else self.unchecked)[sender, packet.envelope.body] = held
 
     def on_checked(self, checked: tuple[Digest, ...], invalid: frozenset[Digest]) -> list[MemberIndex]:
         """Returns the members whose COMMIT proved invalid: an objective fault."""
-        self.is_checking = False
         culprits: list[MemberIndex] = []
         for body in checked:
-            held = self.unchecked.pop(body)
+            held = self.checking.pop(body)
             if body in invalid:
-                self.invalid.add(held.member)
+                self.invalid.add((held.member, body))
                 culprits.append(held.member)
             else:
-                self.commits[body] = held
+                self.commits[held.member, body] = held
         return culprits
-
-    def shares(self) -> Mapping[MemberIndex, Share]:
-        """One verified share per member."""
-        return {held.member: held.commit.share for held in self.commits.values() if held.commit.share is not None}
 
     # --- reveal -----------------------------------------------------------------
 
-    def on_update(self, author: MemberIndex, update: Digest, *, valid: bool) -> None:
-        if not any(held.member == author and held.commit.update == update for held in self.commits.values()):
-            return
-        (self.held_updates if valid else self.bad_updates).add(update)
+    def on_update(self, author: MemberIndex, update: Digest, *, valid: bool) -> bool:
+        """Whether it is one that counts: committed by a trainer of this round."""
+        entry = UpdateEntry(member=author, update=update)
+        if entry not in self._promised(self.commits.values()):
+            return False
+        (self.held_updates if valid else self.bad_updates).add(entry)
+        return True
 
     # --- propose, notarize, close -----------------------------------------------------------------
 
-    def on_propose(self, propose: Propose, view: View, sender: MemberIndex, now_ms: int) -> None:
-        if self.context.assignment.leader(view) != sender:
-            raise Reject("propose: not this view's leader")
-        self._check_proposal(propose, view)
-        for certificate in (*propose.skips, *([propose.notarization] if propose.notarization else [])):
+    def check_view(self, view: View) -> None:
+        if view > self.agreement.view_max():
+            raise Ignore("view far ahead")
+
+    def needs(self, sender: MemberIndex, body: Digest, payload: Payload) -> bool:
+        """Whether the round cannot close here without this very message, however many its sender has signed."""
+        match payload:
+            case Commit():
+                return any(
+                    CommitEntry(member=sender, body=body) in propose.contents.commits
+                    for propose in self.known_heads.values()
+                )
+            case Propose():
+                certificates = [*self.agreement.notarizations.values()]
+                if self.agreement.certificate is not None:
+                    certificates.append(self.agreement.certificate)
+                digest = head_digest(payload.head)
+                return digest not in self.known_heads and any(digest == found.head for found in certificates)
+            case _:
+                # votes reach others as certificates
+                return False
+
+    def on_propose(self, propose: Propose, view: View, now_ms: int) -> None:
+        """Checked before.  What it proves is known from now on, whatever becomes of it."""
+        for certificate in _justification(propose):
             self.agreement.add_certificate(certificate, now_ms)
+        for equivocation in propose.equivocations:
+            self.docket.file_equivocation(equivocation)
+        for verdict in propose.verdicts:
+            self.docket.file_verdict(verdict)
         digest = head_digest(propose.head)
         self.proposals.setdefault(view, {})[digest] = propose
         self.known_heads.setdefault(digest, propose)
 
+    def check_vote(self, vote: Notarize | Close) -> None:
+        """Raises Reject."""
+        if isinstance(vote, Notarize) and vote.head == ZERO_DIGEST:
+            raise Reject("notarize: no head")
+
     def on_vote(self, packet: Packet, vote: Notarize | Close, sender: MemberIndex, now_ms: int) -> None:
         envelope = packet.envelope
-        if envelope.kind == Kind.NOTARIZE and vote.head == ZERO_DIGEST:
-            raise Reject("notarize: no head")
         self.agreement.add_vote(
             kind=Kind(envelope.kind),
             view=envelope.view,
@@ -280,6 +312,8 @@ class OpenRound:
         )
 
     def on_certificate(self, certificate: Certificate, now_ms: int) -> None:
+        if self.agreement.knows(certificate):
+            raise Ignore("seen before")
         if not is_certificate(certificate, self.setup.domain, self.setup.task_id, self.context.epoch):
             raise Reject("certificate: no quorum of signatures")
         self.agreement.add_certificate(certificate, now_ms)
@@ -292,6 +326,7 @@ class OpenRound:
 
     def progress(self, now_ms: int) -> list[Output]:
         """Everything this member can do now.  Call until it returns nothing: own votes are taken in between."""
+        self.progressed_ms = now_ms
         outputs: list[Output] = []
         outputs += self._commit(now_ms)
         outputs += self._check_commits()
@@ -318,10 +353,13 @@ class OpenRound:
         return [Vote(Kind.COMMIT, 0, commit), self._notice("commit")]
 
     def _check_commits(self) -> list[Output]:
-        """One batch at a time: what arrives meanwhile makes the next one."""
-        if self.is_checking or not self.unchecked:
+        """One batch at a time, with each body once: what arrives meanwhile makes the next one."""
+        if self.checking or not self.unchecked:
             return []
-        self.is_checking = True
+        for (member, body), held in list(self.unchecked.items()):
+            if body not in self.checking:
+                self.checking[body] = held
+                del self.unchecked[member, body]
         fixed, context = self.context.fixed, self.context
         checks = tuple(
             DealingCheck(
@@ -334,7 +372,7 @@ class OpenRound:
                 holder_key=context.epoch.keys[held.member],
                 summed=fixed.summed[held.member] if fixed else None,
             )
-            for body, held in self.unchecked.items()
+            for body, held in self.checking.items()
         )
         return [
             CheckCommits(
@@ -351,7 +389,7 @@ class OpenRound:
         committed = {held.member for held in self.commits.values()}
         if self.phase is Phase.COMMIT:
             is_late = now_ms >= self.deadline_ms
-            missing = self.context.present - committed - self.invalid
+            missing = self.context.present - committed - {member for member, _ in self.invalid}
             if len(committed) < self.context.epoch.quorum or (missing and not is_late):
                 return []
             self.phase = Phase.REVEAL
@@ -427,6 +465,7 @@ class OpenRound:
         view = self.agreement.view
         if self.me is None or view in self.agreement.notarize_signed:
             return []
+        outputs: list[Output] = []
         for digest, propose in self.proposals.get(view, {}).items():
             if (view, digest) in self.refused:
                 continue
@@ -436,13 +475,14 @@ class OpenRound:
                 continue
             missing = self._missing_for(propose)
             if missing is not None:
-                return missing
+                outputs += missing
+                continue
             if not self._is_sound(propose):
                 self.refused.add((view, digest))
                 continue
             self.agreement.notarize_signed.add(view)
-            return [Vote(Kind.NOTARIZE, view, Notarize(head=digest))]
-        return []
+            return [*outputs, Vote(Kind.NOTARIZE, view, Notarize(head=digest))]
+        return outputs
 
     def _close_view(self, now_ms: int) -> list[Output]:
         if self.me is None or self.agreement.certificate is not None:
@@ -465,9 +505,10 @@ class OpenRound:
         if missing is not None:
             return missing
         if not self._is_sound(propose):
+            state = self.states.get(propose.contents.updates)
             raise Diverged(
-                f"round {self.context.round}: a quorum certified state {propose.head.state.hex()[:16]}, "
-                f"this machine computes {self.states[propose.contents.updates].hex()[:16]}"
+                f"round {self.context.round}: a quorum certified state {propose.head.state.hex()[:16]}, this machine "
+                + (f"computes {state.hex()[:16]}" if state else "finds a COMMIT or an update that it names invalid")
             )
         return propose, certificate
 
@@ -483,15 +524,12 @@ class OpenRound:
         ]
 
     def next_deadline_ms(self, now_ms: int) -> int:
-        """The next time at which a Tick may change something."""
+        """The next time at which a Tick may change something; now if that is overdue, as after a refused message."""
         times = [self.resync_ms, self.train_deadline_ms, self.deadline_ms, self.propose_ms]
         times += self.agreement.deadlines_ms()
-        return min(time for time in times if time > now_ms)
+        return max(now_ms, min(time for time in times if time > self.progressed_ms))
 
     # --- parts -----------------------------------------------------------------
-
-    def _has_quorum(self) -> bool:
-        return len({held.member for held in self.commits.values()}) >= self.context.epoch.quorum
 
     def _contents(self) -> tuple[Contents, tuple[EquivocationProof, ...], tuple[VerdictProof, ...]]:
         """Everything held, as this member would close the round, with the proofs that back it."""
@@ -506,7 +544,7 @@ class OpenRound:
             updates=tuple(
                 entry
                 for entry in self._promised(chosen[member] for member in sorted(chosen))
-                if entry.update in self.held_updates
+                if entry in self.held_updates
             ),
             evidence=tuple(proof.entry for proof in equivocations),
             verdicts=tuple(proof.entry for proof in verdicts),
@@ -523,12 +561,14 @@ class OpenRound:
         return [
             entry
             for entry in self._promised(self.commits.values())
-            if entry.update not in self.held_updates and entry.update not in self.bad_updates
+            if entry not in self.held_updates and entry not in self.bad_updates
         ]
 
-    def _check_proposal(self, propose: Propose, view: View) -> None:
+    def check_proposal(self, propose: Propose, view: View, sender: MemberIndex) -> None:
         """What can be checked without what the proposal names.  Raises Reject."""
         head, contents, context = propose.head, propose.contents, self.context
+        if context.assignment.leader(view) != sender:
+            raise Reject("propose: not this view's leader")
         if (head.task, head.epoch, head.round, head.parent) != (
             self.setup.task_id,
             context.epoch.epoch,
@@ -539,21 +579,21 @@ class OpenRound:
         if head.contents != digest_of(contents):
             raise Reject("propose: contents are not the head's")
         named = [entry.member for entry in contents.commits]
-        if not is_strictly_ascending(named) or named[-1] >= context.epoch.count:
-            raise Reject("propose: commits out of order")
         if len(named) < context.epoch.quorum:
             raise Reject("propose: fewer than a quorum of commits")
+        if not is_strictly_ascending(named) or named[-1] >= context.epoch.count:
+            raise Reject("propose: commits out of order")
         updates = [entry.member for entry in contents.updates]
         if not is_strictly_ascending(updates) or not set(updates) <= set(named):
             raise Reject("propose: updates out of order")
+        if not is_justified(view=view, head=head_digest(head), notarization=propose.notarization, skips=propose.skips):
+            raise Reject("propose: not justified")
         self.docket.check(propose, context.round, context.banned)
-        for certificate in (*propose.skips, *([propose.notarization] if propose.notarization else [])):
+        for certificate in _justification(propose):
             if certificate.round != context.round or not is_certificate(
                 certificate, self.setup.domain, self.setup.task_id, context.epoch
             ):
                 raise Reject("propose: justification does not verify")
-        if not is_justified(view=view, head=head_digest(head), notarization=propose.notarization, skips=propose.skips):
-            raise Reject("propose: not justified")
 
     def _omits(self, propose: Propose) -> bool:
         """Whether a fresh proposal leaves out what this member held at its deadline (before it: holds now)."""
@@ -561,23 +601,27 @@ class OpenRound:
             frozenset(held.member for held in self.commits.values()),
             frozenset(self.held_updates),
         )
-        named = {entry.member: entry.body for entry in propose.contents.commits}
-        if not committed <= named.keys():
+        named = [(entry.member, entry.body) for entry in propose.contents.commits]
+        if not committed <= {member for member, _ in named}:
             return True
-        promised = self._promised(self.commits[body] for body in named.values() if body in self.commits)
-        must_have = {entry for entry in promised if entry.update in updates}
-        if not must_have <= set(propose.contents.updates):
+        promised = set(self._promised(self.commits[key] for key in named if key in self.commits))
+        if not promised & updates <= set(propose.contents.updates):
             return True
         return not self.overdue <= self.docket.bans(propose.contents).keys()
 
     def _missing_for(self, propose: Propose) -> list[Output] | None:
-        """None once this member can compute the proposal's head; else what to ask for (each once per resync)."""
+        """None once this member can tell whether the proposal's head follows from what it names; else what to ask for
+        (each once per resync)."""
         contents, context = propose.contents, self.context
-        bodies = [entry.body for entry in contents.commits]
-        if any(body not in self.commits for body in bodies):
+        keys = [(entry.member, entry.body) for entry in contents.commits]
+        if not self.invalid.isdisjoint(keys):
+            return None
+        if any(key not in self.commits for key in keys):
             return self._once(Resync(round=context.round), ("commits", digest_of(contents)))
-        promised = set(self._promised(self.commits[body] for body in bodies))
-        lacking = [entry for entry in contents.updates if entry in promised and entry.update not in self.held_updates]
+        updates = set(contents.updates)
+        if not updates <= set(self._promised(self.commits[key] for key in keys)) or updates & self.bad_updates:
+            return None
+        lacking = [entry for entry in contents.updates if entry not in self.held_updates]
         if lacking:
             return [output for entry in lacking for output in self._want(entry, fetch=True)]
         if contents.updates not in self.states:
@@ -590,11 +634,12 @@ class OpenRound:
     def _is_sound(self, propose: Propose) -> bool:
         """Whether this member computes the proposed head.  Call once nothing is missing for it."""
         contents = propose.contents
-        promised = set(self._promised(self.commits[entry.body] for entry in contents.commits))
-        named = all(self.commits[entry.body].member == entry.member for entry in contents.commits)
+        keys = [(entry.member, entry.body) for entry in contents.commits]
+        if any(key not in self.commits for key in keys) or not self.held_updates.issuperset(contents.updates):
+            return False
+        promised = set(self._promised(self.commits[key] for key in keys))
         return (
-            named
-            and set(contents.updates) <= promised
+            promised.issuperset(contents.updates)
             and self._head(contents, self.states[contents.updates], propose.head.chain_block) == propose.head
         )
 
@@ -628,17 +673,13 @@ class OpenRound:
         want = WantUpdate(
             round=self.context.round, author=self._address(entry.member), update=entry.update, fetch=fetch
         )
-        return self._once(want, ("update", entry.update, fetch))
+        return self._once(want, ("update", entry, fetch))
 
     def _once(self, output: Output, key: tuple[object, ...]) -> list[Output]:
         if key in self.asked:
             return []
         self.asked.add(key)
         return [output]
-
-    def check_view(self, view: View) -> None:
-        if view > self.agreement.view + params.VIEWS_AHEAD_MAX:
-            raise Ignore("view far ahead")
 
     def _is_trainer(self, member: MemberIndex) -> bool:
         return member in self.context.assignment.trainers
@@ -648,6 +689,10 @@ class OpenRound:
 
     def _notice(self, phase: str) -> Notice:
         return Notice(name="phase", fields={"round": self.context.round, "view": self.agreement.view, "phase": phase})
+
+
+def _justification(propose: Propose) -> tuple[Certificate, ...]:
+    return propose.skips if propose.notarization is None else (propose.notarization, *propose.skips)
 
 
 def is_strictly_ascending(items: Sequence[int]) -> bool:

@@ -46,7 +46,7 @@ from p2pdfl.protocol.events import (
 from p2pdfl.protocol.membership import EpochMembers, select_members
 from p2pdfl.protocol.refusal import Ignore, Refusal, Reject
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply, packet_id
-from p2pdfl.protocol.round import OpenRound, RoundContext, Vote
+from p2pdfl.protocol.round import HeldCommit, OpenRound, RoundContext, Vote
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.types import (
     ZERO_DIGEST,
@@ -57,6 +57,7 @@ from p2pdfl.types import (
     Close,
     Commit,
     Contents,
+    Dealing,
     Digest,
     Envelope,
     Epoch,
@@ -99,6 +100,8 @@ class ClosedRound:
     contents: Contents
     state: Digest
     certificate: Certificate
+    dealings: tuple[Dealing, ...]
+    """Of the COMMITs that the head names."""
     packets: tuple[Packet, ...]
 
     def updates_by_address(self) -> dict[Address, Digest]:
@@ -115,8 +118,9 @@ class ChainSnapshot:
 
 
 class Run:
-    def __init__(self, setup: Setup, genesis: Genesis, signed: Iterable[Packet] = ()) -> None:
-        """signed: every packet that this key signed before (the store's); their slots are never signed again."""
+    def __init__(self, setup: Setup, genesis: Genesis, signed: Iterable[Packet] | None = ()) -> None:
+        """signed: every packet that this key signed before (the store's); their slots are never signed again.  None:
+        the store is lost, so nothing is signed until an epoch starts that this member witnesses."""
         task = setup.task
         assert task.initial_state is not None
         self.setup = setup
@@ -133,8 +137,9 @@ class Run:
         self.refused: Counter[str] = Counter()
         """Refusals of messages that waited for their round; `handle` raises the others."""
         self.is_finished = False
-        self._signed: dict[OwnSlot, Packet] = {_own_slot(packet): packet for packet in signed}
-        self._is_muted_in: Epoch | None = None
+        self._signed: dict[OwnSlot, Packet] = {_own_slot(packet): packet for packet in signed or ()}
+        self._signs_from: Round | None = None if signed is None else 0
+        """None: muted (DESIGN 4), since what this key has signed is not known here."""
         self._chain: dict[Digest, ChainSnapshot] = {
             genesis.closing_block: ChainSnapshot(number=genesis.closing_number, registrations=genesis.registrations)
         }
@@ -153,7 +158,7 @@ class Run:
         self._replays: dict[tuple[Round, Address], Outcome] = {}
         self._open: OpenRound | None = None
         self._followed = False
-        """Whether the last round closed by a certificate from a resync: this member is behind."""
+        """Whether the open round was certified by a resync, not by votes that came here: this member is behind."""
 
     # --- the door -----------------------------------------------------------------
 
@@ -224,7 +229,7 @@ class Run:
                 if event.certificate.round != self.round:
                     raise Ignore("certificate of another round")
                 now.on_certificate(event.certificate, now_ms)
-                self._followed = True
+                self._followed |= event.certificate == now.agreement.certificate
             case Trained():
                 if event.round == self.round:
                     now.update = event.update
@@ -241,8 +246,8 @@ class Run:
             case UpdateHeld():
                 author = self.epoch.indices.get(event.author)
                 if event.round == self.round and author is not None:
-                    now.on_update(author, event.update, valid=event.valid)
-                    if not event.valid:
+                    counts = now.on_update(author, event.update, valid=event.valid)
+                    if counts and not event.valid:
                         return self._judge_objective(author, now_ms)
             case Aggregated():
                 if event.round == self.round:
@@ -263,7 +268,7 @@ class Run:
             raise Reject("other task")
         if envelope.round >= self.setup.task.total_rounds or envelope.epoch != self.setup.task.epoch_of(envelope.round):
             raise Reject("epoch is not the round's")
-        if envelope.round < self.round - params.HISTORY_ROUNDS:
+        if envelope.round < self.round - self.setup.history_rounds:
             raise Ignore("round long closed")
         members = self.epochs.get(envelope.epoch)
         if members is None:
@@ -289,7 +294,11 @@ class Run:
         if packet.envelope.round != self.round + 1:
             return False
         waiting = self._early.setdefault(address, deque())
+        if any(other.envelope == packet.envelope for other in waiting):
+            raise Ignore("seen before")
         if len(waiting) >= params.EARLY_MESSAGES_PER_MEMBER_MAX:
+            return False
+        if sum(len(other.payload) for other in waiting) + len(packet.payload) > params.PAYLOAD_BYTES_MAX:
             return False
         waiting.append(packet)
         return True
@@ -297,19 +306,25 @@ class Run:
     def _take(self, packet: Packet, sender: MemberIndex, now_ms: int) -> list[Effect]:
         """A packet of this or a recent round, its signature verified."""
         envelope = packet.envelope
-        self._check_view(envelope)
-        try:
-            payload = decode_payload(packet)
-        except Malformed as error:
-            raise Reject("payload is malformed") from error
-        effects: list[Effect] = []
+        self._check_slot(envelope)
         if self.epochs[envelope.epoch].addresses[sender] == self.setup.address:
             self._mute_if_unknown(packet)
-        proof = self.docket.ledger.record(packet, sender)
-        if proof is not None:
-            self.docket.file_equivocation(proof)
-            address = self.epochs[envelope.epoch].addresses[sender]
-            effects.append(_notice("equivocation", round=envelope.round, member=_hex(address), kind=envelope.kind))
+        bodies = self.docket.ledger.bodies(envelope, sender)
+        if envelope.body in bodies:
+            raise Ignore("seen before")
+        try:
+            payload = _decode(packet)
+            if len(bodies) > 1 and not (
+                envelope.round == self.round and self._now.needs(sender, envelope.body, payload)
+            ):
+                raise Ignore("equivocation proven before")
+            self._check(envelope, payload, sender)
+        except Reject:
+            if len(bodies) == 1:
+                # whatever it says, and though nothing else comes of it: two bodies are proof
+                return self._record(packet, sender)
+            raise
+        effects = self._record(packet, sender)
         if isinstance(payload, Accuse):
             effects += self._on_accuse(packet, payload, sender, now_ms)
             self._jury_packets.setdefault(envelope.round, []).append(packet)
@@ -318,34 +333,75 @@ class Run:
             self._jury_packets.setdefault(envelope.round, []).append(packet)
         elif envelope.round == self.round:
             self._take_in_round(packet, payload, sender, now_ms)
-            self._now.packets.append(packet)
         return effects
 
-    def _check_view(self, envelope: Envelope) -> None:
-        """Before the slot is taken: what is ignored as too far ahead must be welcome later."""
-        if envelope.kind in (Kind.COMMIT, Kind.ACCUSE) and envelope.view != 0:
-            raise Reject("view is not zero")
-        if envelope.kind in (Kind.PROPOSE, Kind.NOTARIZE, Kind.CLOSE) and envelope.round == self.round:
-            self._now.check_view(envelope.view)
+    def _check_slot(self, envelope: Envelope) -> None:
+        """Bounds the slots that a member has in a round.  What is only too far ahead must be welcome later."""
+        match envelope.kind:
+            case Kind.COMMIT | Kind.ACCUSE:
+                if envelope.view != 0:
+                    raise Reject("view is not zero")
+            case Kind.JUDGE:
+                if envelope.view >= self.epochs[envelope.epoch].count:
+                    raise Reject("judge: no such case")
+            case _:
+                closed = self._history.get(envelope.round)
+                if envelope.round == self.round:
+                    self._now.check_view(envelope.view)
+                elif closed is None or envelope.view > closed.certificate.view + params.VIEWS_AHEAD_MAX:
+                    raise Ignore("view far ahead")
+
+    def _check(self, envelope: Envelope, payload: Payload, sender: MemberIndex) -> None:
+        """Raises Refusal for what is not worth taking."""
+        if isinstance(payload, Accuse | Judge):
+            if self.round > envelope.round + self.setup.task.verdict_rounds:
+                raise Ignore("case has lapsed")
+            if isinstance(payload, Accuse):
+                self._check_accuse(envelope, payload, sender)
+            else:
+                self._check_judge(envelope, payload, sender)
+        elif envelope.round == self.round:
+            match payload:
+                case Commit():
+                    self._now.check_commit(payload)
+                case Propose():
+                    self._now.check_proposal(payload, envelope.view, sender)
+                case Notarize() | Close():
+                    self._now.check_vote(payload)
+                case _:
+                    assert_never(payload)
+
+    def _record(self, packet: Packet, sender: MemberIndex) -> list[Effect]:
+        """Takes the slot."""
+        proof = self.docket.ledger.record(packet, sender)
+        if proof is None:
+            return []
+        self.docket.file_equivocation(proof)
+        envelope = packet.envelope
+        address = self.epochs[envelope.epoch].addresses[sender]
+        return [_notice("equivocation", round=envelope.round, member=_hex(address), kind=envelope.kind)]
 
     def _take_in_round(
         self, packet: Packet, payload: Commit | Propose | Notarize | Close, sender: MemberIndex, now_ms: int
     ) -> None:
         match payload:
             case Commit():
-                self._now.on_commit(packet, payload, sender)
+                is_own = sender == self.me and self._signed.get(_own_slot(packet)) == packet
+                self._now.on_commit(packet, payload, sender, is_own=is_own)
             case Propose():
-                self._now.on_propose(payload, packet.envelope.view, sender, now_ms)
+                self._now.on_propose(payload, packet.envelope.view, now_ms)
             case Notarize() | Close():
                 self._now.on_vote(packet, payload, sender, now_ms)
             case _:
                 assert_never(payload)
+        self._now.packets.append(packet)
 
     def _on_chain(self, event: ChainSeen) -> None:
         self._chain[event.block] = ChainSnapshot(number=event.number, registrations=event.registrations)
         if len(self._chain) > params.CHAIN_SNAPSHOTS_MAX:
             oldest = min(
-                (block for block in self._chain if block != self._chain_block),
+                # not the block just read either: a head may name it, however old
+                (block for block in self._chain if block not in (self._chain_block, event.block)),
                 key=lambda block: self._chain[block].number,
             )
             del self._chain[oldest]
@@ -374,7 +430,7 @@ class Run:
         """One slot, one envelope, also across a crash: a slot signed before is sent again as it was signed then."""
         epoch = self.setup.task.epoch_of(round)
         sender = self.epochs[epoch].indices.get(self.setup.address)
-        if sender is None or self._is_muted_in == epoch:
+        if sender is None or self._signs_from is None or round < self._signs_from:
             return []
         slot = (round, vote.view, vote.kind)
         packet = self._signed.get(slot)
@@ -401,8 +457,9 @@ class Run:
     def _mute_if_unknown(self, packet: Packet) -> None:
         """Others show an envelope of this member's that its store lacks: another process has the key, or the store
         was lost.  Signing on could be a second signature in a slot."""
-        if _own_slot(packet) not in self._signed:
-            self._is_muted_in = packet.envelope.epoch
+        signed = self._signed.get(_own_slot(packet))
+        if signed is None or signed.envelope.body != packet.envelope.body:
+            self._signs_from = None
 
     # --- rounds -----------------------------------------------------------------
 
@@ -439,17 +496,8 @@ class Run:
         has_successor = epoch.epoch + 1 < task.epoch_count
         fixed = None
         if last is not None:
-            bodies = {entry.body for entry in last.contents.commits}
-            commits = sorted(
-                (packet for packet in last.packets if packet.envelope.body in bodies),
-                key=lambda packet: packet.envelope.body,
-            )
             fixed = fix_dealings(
-                task=setup.task_id,
-                round=round - 1,
-                head=self._head,
-                holders=epoch,
-                dealings=[commit.dealing for commit in map(decode_payload, commits) if isinstance(commit, Commit)],
+                task=setup.task_id, round=round - 1, head=self._head, holders=epoch, dealings=last.dealings
             )
         context = RoundContext(
             round=round,
@@ -471,6 +519,8 @@ class Run:
             chooses_next_members=has_successor and round == epoch.last_round - 1,
         )
         me = epoch.indices.get(setup.address)
+        if self._signs_from is None and round == epoch.first_round and round > 0 and not self._followed:
+            self._signs_from = round
         self._open = OpenRound(
             context=context,
             setup=setup,
@@ -497,9 +547,10 @@ class Run:
 
     def _close_round(self, propose: Propose, certificate: Certificate, now_ms: int) -> list[Effect]:
         now, context, contents = self._now, self._now.context, propose.contents
-        named = {entry.body for entry in contents.commits}
-        packets = tuple(
-            packet for packet in now.packets if packet.envelope.body in named or _is_proposal_of(packet, propose)
+        named = [now.commits[entry.member, entry.body] for entry in contents.commits]
+        packets = (
+            *(held.packet for held in named),
+            *(packet for packet in now.packets if _is_proposal_of(packet, propose)),
         )
         closed = ClosedRound(
             round=context.round,
@@ -510,6 +561,7 @@ class Run:
             contents=contents,
             state=propose.head.state,
             certificate=certificate,
+            dealings=tuple(held.commit.dealing for held in named),
             packets=packets,
         )
         self._history[context.round] = closed
@@ -529,11 +581,10 @@ class Run:
                 banned=context.banned,
             )
         ]
-        self._note_undelivered(now, contents)
+        self._note_undelivered(named, contents, context.epoch)
         if context.fixed is not None:
-            shares = {entry.member: now.commits[entry.body].commit.share for entry in contents.commits}
             self._beacons[context.round + 1] = context.fixed.recover(
-                {member: share for member, share in shares.items() if share is not None}
+                {held.member: held.commit.share for held in named if held.commit.share is not None}
             )
         if context.chooses_next_members:
             effects.append(self._install_next_epoch(contents))
@@ -546,19 +597,18 @@ class Run:
             return [*effects, Finished()]
         return effects + self._open_round(context.round + 1, now_ms)
 
-    def _note_undelivered(self, now: OpenRound, contents: Contents) -> None:
-        revealed = {entry.update for entry in contents.updates}
-        for entry in contents.commits:
-            promised = now.commits[entry.body].commit.update
-            address = now.context.epoch.addresses[entry.member]
-            if promised in revealed:
+    def _note_undelivered(self, named: Iterable[HeldCommit], contents: Contents, epoch: EpochMembers) -> None:
+        revealed = {entry.member for entry in contents.updates}
+        for held in named:
+            address = epoch.addresses[held.member]
+            if held.member in revealed:
                 self._undelivered.discard(address)
-            elif promised != ZERO_DIGEST:
+            elif held.commit.update != ZERO_DIGEST:
                 self._undelivered.add(address)
 
     def _forget(self, round: Round) -> None:
         """Keeps what an audit, its verdict and a resync of the last rounds can still ask about."""
-        oldest = round - params.HISTORY_ROUNDS
+        oldest = round - self.setup.history_rounds
         rounds: list[dict[Round, object]] = [self._history, self._beacons, self._jury_packets]  # type: ignore[list-item]
         for kept in rounds:
             for old in [old for old in kept if old < oldest]:
@@ -566,6 +616,8 @@ class Run:
         for case in [case for case in (*self._cases, *self._replays) if case[0] < oldest]:
             self._cases.pop(case, None)
             self._replays.pop(case, None)
+        for slot in [slot for slot in self._signed if slot[0] < oldest]:
+            del self._signed[slot]
         self.docket.forget_before(oldest)
 
     def _hurry(self, now_ms: int) -> None:
@@ -588,9 +640,12 @@ class Run:
             if round in self._history:
                 seen |= self._history[round].committed()
         absent = set(self.epoch.addresses) - seen
-        return select_members(
-            snapshot.registrations, excluded=self.banned.keys() | self.docket.bans(contents).keys() | absent
-        )
+        banned = self.banned.keys() | self.docket.bans(contents).keys()
+        following = select_members(snapshot.registrations, excluded=banned | absent)
+        if following:
+            return following
+        # all want to leave at once: no list would have no next one, so they stay for another epoch
+        return tuple(member for member in self.epoch.members if member.address not in banned) or self.epoch.members
 
     def _next_list_hash(self, contents: Contents, block: Digest) -> Digest | None:
         members = self._next_members(contents, block)
@@ -668,16 +723,17 @@ class Run:
             effects += self._judge(entry.replace(outcome=int(event.outcome)), now_ms)
         return effects
 
-    def _on_accuse(self, packet: Packet, accuse: Accuse, accuser: MemberIndex, now_ms: int) -> list[Effect]:
-        envelope = packet.envelope
+    def _check_accuse(self, envelope: Envelope, accuse: Accuse, accuser: MemberIndex) -> None:
         assignment = self._assignment(envelope.round)
         if (
-            envelope.view != 0
-            or assignment is None
+            assignment is None
             or assignment.audits.get(accuser) != accuse.accused
             or accuse.audited_round != envelope.round - params.AUDIT_LAG
         ):
             raise Reject("accuse: not the assigned auditor")
+
+    def _on_accuse(self, packet: Packet, accuse: Accuse, accuser: MemberIndex, now_ms: int) -> list[Effect]:
+        envelope = packet.envelope
         epoch = self.epochs[envelope.epoch]
         effects: list[Effect] = [
             _notice(
@@ -696,6 +752,9 @@ class Run:
             audited_round=accuse.audited_round,
             outcome=Outcome.VOID,
         )
+        me = epoch.indices.get(self.setup.address)
+        if me is None or is_party(entry, me):
+            return effects
         case = (accuse.audited_round, epoch.addresses[accuse.accused])
         if case in self._replays:
             return effects + self._judge(entry.replace(outcome=int(self._replays[case])), now_ms)
@@ -725,9 +784,21 @@ class Run:
             now_ms,
         )
 
+    def _check_judge(self, envelope: Envelope, judge: Judge, juror: MemberIndex) -> None:
+        assignment = self._assignment(envelope.round)
+        if judge.outcome == Outcome.OBJECTIVE:
+            is_case = judge.accuser == judge.accused and judge.audited_round == envelope.round
+        else:
+            is_case = (
+                assignment is not None
+                and assignment.audits.get(judge.accuser) == judge.accused
+                and judge.audited_round == envelope.round - params.AUDIT_LAG
+            )
+        if not is_case or envelope.view != judge.accuser or juror in (judge.accuser, judge.accused):
+            raise Reject("judge: no such case")
+
     def _on_judge(self, packet: Packet, judge: Judge, juror: MemberIndex) -> list[Effect]:
         envelope = packet.envelope
-        assignment = self._assignment(envelope.round)
         epoch = self.epochs[envelope.epoch]
         entry = VerdictEntry(
             epoch=envelope.epoch,
@@ -737,16 +808,6 @@ class Run:
             audited_round=judge.audited_round,
             outcome=judge.outcome,
         )
-        if judge.outcome == Outcome.OBJECTIVE:
-            is_case = judge.accuser == judge.accused < epoch.count and judge.audited_round == envelope.round
-        else:
-            is_case = (
-                assignment is not None
-                and assignment.audits.get(judge.accuser) == judge.accused
-                and judge.audited_round == envelope.round - params.AUDIT_LAG
-            )
-        if not is_case or envelope.view != judge.accuser or is_party(entry, juror):
-            raise Reject("judge: no such case")
         proof = self.docket.jury.add(entry, juror, packet.signature, epoch.jury)
         if proof is None:
             return []
@@ -801,6 +862,13 @@ class Run:
                 delay_ms=delay_ms,
             )
         ]
+
+
+def _decode(packet: Packet) -> Payload:
+    try:
+        return decode_payload(packet)
+    except Malformed as error:
+        raise Reject("payload is malformed") from error
 
 
 def _own_slot(packet: Packet) -> OwnSlot:

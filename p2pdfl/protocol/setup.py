@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from p2pdfl import params
 from p2pdfl.crypto.envelope import Domain, Signer
 from p2pdfl.task import Task
 from p2pdfl.types import Address, Digest
@@ -15,6 +16,11 @@ class Setup:
     task_id: Digest
     domain: Domain
     signer: Signer
+
+    @property
+    def history_rounds(self) -> int:
+        """Closed rounds kept in memory: what an audit, its verdict and a resync can still ask about."""
+        return max(params.HISTORY_ROUNDS, self.task.verdict_rounds + params.AUDIT_LAG + 2)
 
     @property
     def address(self) -> Address:
