@@ -1,0 +1,390 @@
+"""Every repair of py-libp2p that this project makes, each with its reason.  Written against, and only for, 0.8.1.
+
+The reasons were measured against live nodes: as shipped, one malformed message ends a node, inbound connection slots
+are never returned, and closing leaves sockets open.  Each repair has a test in tests/net that fails without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+import trio
+from libp2p import new_host
+from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import THandler, TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.exceptions import IOException
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStoreError
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.tools.anyio_service.api import ServiceAPI
+from libp2p.tools.anyio_service.trio_manager import TrioManager
+from libp2p.transport.exceptions import OpenConnectionError
+from libp2p.transport.tcp.tcp import TCP, TCPListener
+from libp2p.utils.address_validation import expand_wildcard_address
+from multiaddr import Multiaddr
+
+LIBP2P_VERSION = "0.8.1"
+SOCKET_READ_BYTES = 64 << 10
+RESET_S = 1.0
+
+
+class UnsupportedLibp2p(RuntimeError):
+    """The installed py-libp2p is not the one that the repairs were written for."""
+
+
+def check_version() -> None:
+    installed = version("libp2p")
+    if installed != LIBP2P_VERSION:
+        raise UnsupportedLibp2p(f"py-libp2p {installed} is installed, the repairs are for {LIBP2P_VERSION}")
+
+
+def create_host(
+    key_seed: bytes, *, connections_max: int, counters: Counter[str], announce: list[Multiaddr]
+) -> BasicHost:
+    """A host that speaks TCP, Noise and Yamux only, with every repair below applied, not yet listening.
+
+    key_seed: 32 bytes, the ed25519 seed.  announce: read at every use; when it is empty the host announces what it
+    listens on.
+    """
+    check_version()
+    _quiet_logs()
+    _batch_window_updates()
+    key_pair = create_new_key_pair(key_seed)
+    host = new_host(
+        key_pair=key_pair,
+        # As shipped, plaintext and secio are on offer too.
+        sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
+        muxer_preference="YAMUX",
+        transports=[CountedTCP(counters)],
+        # No minimum: the auto-connector would dial whatever address a stranger put into the peerstore.
+        connection_config=ConnectionConfig(
+            max_connections=connections_max, min_connections=0, low_watermark=0, high_watermark=connections_max
+        ),
+        addrs_factory=lambda candidates: announce or candidates,
+        # What strangers claim to see as our address must not be announced as ours.
+        disable_identify_address_discovery=True,
+    )
+    assert isinstance(host, BasicHost)
+    swarm_of(host).retry_config = RetryConfig(max_retries=0)  # discovery has its own backoff
+    # Asking everybody who they are doubles the CPU of a connection, and the answer is unsigned; gossip's hello and the
+    # DHT carry signed address records.  Who asks us is answered.
+    host._schedule_identify = lambda peer_id, *, reason: None  # type: ignore[method-assign]
+    _contain_stream_failures(host, counters)
+    _release_inbound_slots(swarm_of(host))
+    return host
+
+
+def swarm_of(host: BasicHost) -> Swarm:
+    swarm = host.get_network()
+    assert isinstance(swarm, Swarm)
+    return swarm
+
+
+@asynccontextmanager
+async def running(service: ServiceAPI, counters: Counter[str]) -> AsyncIterator[None]:
+    """Runs a libp2p service so that a task of it that fails ends neither the service nor the node.
+
+    As shipped, an exception in any task (a bad protobuf is enough) cancels the whole Swarm or Pubsub.
+    """
+    manager = _ContainedManager(service, counters)
+    service._manager = manager
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(manager.run)
+        await manager.wait_started()
+        try:
+            yield
+        finally:
+            await manager.stop()
+
+
+async def listen(host: BasicHost, addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """Listens on all or raises OSError.  Returns what to announce: wildcards as the interfaces they stand for."""
+    for address in addresses:
+        if not await swarm_of(host).listen(address):
+            raise OSError(f"cannot listen on {address}: in use, or not an address of this machine")
+    announced: list[Multiaddr] = []
+    for address in host.get_transport_addrs():
+        announced += expand_wildcard_address(address) if _is_wildcard(address) else [address]
+    return announced
+
+
+async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, timeout_s: float) -> bool:
+    """Tries each address in turn until connected.
+
+    As shipped, `host.connect` tries one address only, waits 250 ms after it connected, and after one failure refuses
+    to dial that peer for 60 s.
+    """
+    for address in addresses:
+        if is_connected(host, peer):
+            return True
+        with trio.move_on_after(timeout_s):
+            try:
+                await swarm_of(host).dial_addr(address, peer)
+            except Exception:  # noqa: BLE001 - whatever a hostile listener makes the handshake raise, it is a failed dial
+                continue
+    return is_connected(host, peer)
+
+
+def is_connected(host: BasicHost, peer: ID) -> bool:
+    return any(not connection.is_closed for connection in swarm_of(host).connections.get(peer, ()))
+
+
+def addresses_of(host: BasicHost, peer: ID) -> list[Multiaddr]:
+    try:
+        return list(host.get_peerstore().addrs(peer))
+    except PeerStoreError:
+        return []
+
+
+class SilentConnections:
+    """Closes connections whose ping stays unanswered.
+
+    Yamux pings by itself, every 30 s, but draws no conclusion: a peer that vanished without a FIN stays connected.
+    """
+
+    def __init__(self, host: BasicHost, *, silent_s: float) -> None:
+        self._host = host
+        self._silent_s = silent_s
+        self._unanswered: dict[Yamux, tuple[int, float]] = {}
+        """Connection -> its ping's number, and when it was first seen unanswered."""
+
+    async def close(self) -> int:
+        """To be called a few times per silent_s.  Returns how many it closed."""
+        now = trio.current_time()
+        before, self._unanswered = self._unanswered, {}
+        silent = []
+        for connections in swarm_of(self._host).connections.values():
+            for connection in connections:
+                muxed = connection.muxed_conn
+                assert isinstance(muxed, Yamux)
+                if muxed._ping_id == 0 or muxed._ping_event.is_set():
+                    continue
+                ping, since = before.get(muxed, (muxed._ping_id, now))
+                self._unanswered[muxed] = (ping, since) if ping == muxed._ping_id else (muxed._ping_id, now)
+                if ping == muxed._ping_id and now - since > self._silent_s:
+                    silent.append(connection)
+        async with trio.open_nursery() as nursery:
+            for connection in silent:
+                nursery.start_soon(_close_connection, connection)
+        return len(silent)
+
+
+async def open_stream(host: BasicHost, peer: ID, protocol: str) -> INetStream:
+    """Raises SwarmException, or StreamFailure if the peer does not speak the protocol."""
+    return await host.new_stream(peer, [TProtocol(protocol)])
+
+
+async def read_some(stream: INetStream, bytes_max: int) -> bytes:
+    """b"" at the stream's end, whatever ended it: end, reset or a lost connection."""
+    try:
+        return await stream.read(bytes_max)
+    except (StreamError, IOException, RawConnError):
+        return b""
+
+
+async def reset_quietly(stream: INetStream) -> None:
+    """Also while being cancelled."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESET_S), suppress(Exception):
+        await stream.reset()
+
+
+async def close(host: BasicHost) -> None:
+    """Closes connections first and all at once.
+
+    As shipped, stopping the host leaves its sockets open, and `host.close` spends 0.2 s on each connection in turn.
+    """
+    async with trio.open_nursery() as nursery:
+        for connections in list(swarm_of(host).connections.values()):
+            for connection in list(connections):
+                nursery.start_soon(_close_connection, connection)
+    await host.close()
+
+
+async def _close_connection(connection: INetConn) -> None:
+    with suppress(Exception):
+        await connection.close()
+
+
+class _ContainedManager(TrioManager):
+    """Counts a failed task; restarts it if the service cannot do without it (a daemon), else lets it go."""
+
+    def __init__(self, service: ServiceAPI, counters: Counter[str]) -> None:
+        super().__init__(service)
+        self._counters = counters
+
+    def run_task(
+        self,
+        async_fn: Callable[..., Awaitable[Any]],
+        *args: Any,
+        daemon: bool = False,
+        name: str | None = None,
+        _internal: bool = False,
+    ) -> None:
+        async def contained(*task_args: Any) -> None:
+            pause_s = 0.1
+            while True:
+                try:
+                    await async_fn(*task_args)
+                    return
+                except Exception:  # noqa: BLE001 - this is where the library's failures stop
+                    self._counters["contained: task"] += 1
+                    if not daemon:
+                        return
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 5.0)
+
+        task_name = name or getattr(async_fn, "__name__", None)
+        task = async_fn if _internal else contained
+        super().run_task(task, *args, daemon=daemon, name=task_name, _internal=_internal)
+
+
+def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
+    """An exception in any stream's handler, ours or the library's, resets that stream.
+
+    As shipped it ends the Swarm.
+    """
+    swarm = swarm_of(host)
+    handle = swarm.common_stream_handler
+
+    async def contained(stream: INetStream) -> None:
+        try:
+            await handle(stream)
+        except Exception:  # noqa: BLE001 - this is where a handler's failures stop
+            counters["contained: stream"] += 1
+            await reset_quietly(stream)
+
+    swarm.set_stream_handler(contained)
+
+
+def _release_inbound_slots(swarm: Swarm) -> None:
+    """The task that accepted a connection holds its slot until the connection ends.
+
+    As shipped it holds it until the Swarm ends, so a node accepts connections_max connections in its whole life.
+    """
+    upgrade = swarm.upgrade_inbound_raw_conn
+
+    async def upgrade_and_stay(raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
+        muxed = await upgrade(raw_conn, maddr)
+        for connection in list(swarm.connections.get(muxed.peer_id, ())):
+            if connection.muxed_conn is muxed:
+                await connection.event_closed.wait()  # type: ignore[attr-defined]
+        raise SwarmException("inbound connection ended")  # the caller closes the socket and returns the slot
+
+    swarm.upgrade_inbound_raw_conn = upgrade_and_stay  # type: ignore[method-assign]
+
+
+class _CountedStream(TrioTCPStream):
+    """Counts bytes, and reads the socket in large pieces: as shipped each Yamux header costs four system calls."""
+
+    def __init__(self, stream: trio.SocketStream, counters: Counter[str]) -> None:
+        super().__init__(stream)
+        self._counters = counters
+        self._unread = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        self._counters["bytes_sent"] += len(data)
+        await super().write(data)
+
+    async def read(self, n: int | None = None) -> bytes:
+        if n == 0:
+            return b""
+        if not self._unread:
+            data = await super().read(SOCKET_READ_BYTES)
+            self._counters["bytes_received"] += len(data)
+            if n is None or len(data) <= n:
+                return data
+            self._unread += data
+        data = bytes(self._unread[:n])
+        del self._unread[: len(data)]
+        return data
+
+
+class CountedTCP(TCP):
+    def __init__(self, counters: Counter[str]) -> None:
+        super().__init__()
+        self._counters = counters
+
+    async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
+        connection = await super()._dial_resolved(maddr, source)
+        assert isinstance(connection, RawConnection)
+        assert isinstance(connection.stream, TrioTCPStream)
+        connection.stream = _CountedStream(connection.stream.stream, self._counters)
+        return connection
+
+    def create_listener(self, handler_function: THandler) -> TCPListener:
+        async def counted(stream: ReadWriteCloser) -> None:
+            assert isinstance(stream, TrioTCPStream)
+            await handler_function(_CountedStream(stream.stream, self._counters))
+
+        return _ExclusiveListener(counted)
+
+
+class _ExclusiveListener(TCPListener):
+    """As shipped (SO_REUSEPORT), a second node on one port starts without an error and steals half the connections."""
+
+    async def listen(self, maddr: Multiaddr) -> None:
+        protocol = "ip6" if any(part.name == "ip6" for part in maddr.protocols()) else "ip4"
+        family = socket.AF_INET6 if protocol == "ip6" else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((str(maddr.value_for_protocol(protocol)), int(str(maddr.value_for_protocol("tcp")))))
+            except OSError as error:
+                raise OpenConnectionError(f"cannot listen on {maddr}: {error}") from error
+        await super().listen(maddr)
+
+
+def _is_wildcard(address: Multiaddr) -> bool:
+    return str(address).startswith(("/ip4/0.0.0.0/", "/ip6/::/"))
+
+
+def _quiet_logs() -> None:
+    """Peers must not fill the disk: as shipped, many of their mistakes are logged as warnings and errors.
+
+    LIBP2P_DEBUG, the library's own variable, leaves the log as it is.
+    """
+    if "LIBP2P_DEBUG" not in os.environ:
+        logger = logging.getLogger("libp2p")
+        logger.setLevel(logging.CRITICAL)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+
+
+def _batch_window_updates() -> None:
+    """Credit is returned when half a window was read, as hashicorp/yamux does.
+
+    As shipped, every read sends a frame of its own, which doubles the frames that small messages cost.
+    """
+
+    async def return_credit(stream: YamuxStream, *, bytes_read: int = 0) -> None:
+        async with stream.window_lock:
+            stream._pending_recv_release += bytes_read
+            if stream._pending_recv_release < stream.target_recv_window // 2:
+                return
+            credit, stream._pending_recv_release = stream._pending_recv_release, 0
+            stream.recv_window += credit
+            buffered = len(stream.conn.stream_buffers.get(stream.stream_id, b""))
+            credit += stream._apply_autotune_epoch(buffered)
+        await stream.send_window_update(credit)
+
+    YamuxStream._auto_tune_and_send_window_update = return_credit  # type: ignore[assignment, method-assign]

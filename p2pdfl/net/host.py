@@ -1,0 +1,208 @@
+"""One peer's network: a libp2p host, gossip, requests and blobs, opened and closed as one.
+
+A peer is named by its libp2p peer id in base58 text, as ASCII bytes: what the contract stores.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.host.basic_host import BasicHost
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from p2pdfl.net import adapter
+from p2pdfl.net.blobs import Blobs, BlobSource
+from p2pdfl.net.discovery import Discovery, bootstrap_peer
+from p2pdfl.net.limits import Limits
+from p2pdfl.net.pubsub import Gossip
+from p2pdfl.net.requests import Handle, Requests
+from p2pdfl.types import Entropy
+
+
+def holds_nothing(digest: bytes) -> bytes | None:
+    return None
+
+
+@asynccontextmanager
+async def open_network(
+    *,
+    key_seed: bytes,
+    listen: Sequence[str],
+    bootstrap: Sequence[str],
+    topic: str,
+    blob_source: BlobSource = holds_nothing,
+    announce: Sequence[str] = (),
+    entropy: Entropy = secrets.token_bytes,
+    limits: Limits | None = None,
+) -> AsyncIterator[Network]:
+    """Listens, dials, looks for peers and gossips until the block ends; then closes within `limits.close_s`.
+
+    key_seed: 32 bytes.  listen, announce: multiaddrs without a peer id; bootstrap: with /p2p/<peer id>.
+    Raises ValueError for an address it cannot read, OSError for one it cannot listen on.
+    """
+    limits = limits or Limits()
+    counters: Counter[str] = Counter()
+    listen_on = [_address(text) for text in listen]
+    announced = [_address(text) for text in announce]
+    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap]
+    host = adapter.create_host(key_seed, connections_max=limits.connections_max, counters=counters, announce=announced)
+    network = Network(host, topic, blob_source, limits=limits, counters=counters)
+    discovery = Discovery(host, network._gossip, bootstrap_peers, entropy=entropy, limits=limits, counters=counters)
+    network._discovery = discovery
+    ready, closing = trio.Event(), trio.Event()
+    raised: Exception | None = None
+
+    async def run_library() -> None:
+        nonlocal raised
+        # Shielded: a cancelled libp2p leaves its sockets open, so what cancels us only starts an orderly close.
+        with trio.CancelScope(shield=True) as scope:
+            async with (
+                adapter.running(adapter.swarm_of(host), counters),
+                adapter.running(network._gossip, counters),
+                adapter.running(network._gossip.mesh, counters),
+                adapter.running(discovery.dht, counters),
+            ):
+                try:
+                    found = await adapter.listen(host, listen_on)
+                except OSError as error:
+                    raised = error
+                else:
+                    announced[:] = announced or found
+                    await network._gossip.wait_until_ready()
+                    await network._gossip.subscribe(topic)
+                    adapter.swarm_of(host).register_notifee(_Waker(discovery))
+                    ready.set()
+                    await closing.wait()
+                scope.deadline = trio.current_time() + limits.close_s
+                ready.set()
+                await adapter.close(host)
+
+    looking = trio.CancelScope()
+
+    async def look_for_peers() -> None:
+        with looking:
+            await discovery.run()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_library)
+        try:
+            await ready.wait()
+            if raised is None:
+                nursery.start_soon(look_for_peers)
+                yield network
+        except Exception as error:  # noqa: BLE001 - raised again below, not wrapped in a group
+            raised = error
+        finally:
+            closing.set()
+            looking.cancel()
+    if raised is not None:
+        raise raised
+
+
+class Network:
+    """Use from the trio task tree that opened it."""
+
+    _discovery: Discovery
+
+    def __init__(
+        self, host: BasicHost, topic: str, blob_source: BlobSource, *, limits: Limits, counters: Counter[str]
+    ) -> None:
+        self._host = host
+        self._gossip = Gossip(host, topic, limits=limits, counters=counters)
+        self._requests = Requests(host, self._gossip.is_admitted, limits=limits, counters=counters)
+        self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
+        self.counters = counters
+        """bytes_sent and bytes_received at the socket, messages and copies of gossip, `refused: <reason>`,
+        `contained: <where>`."""
+        self.incoming = self._gossip.incoming
+        """Gossip of others, each message once.  If it is not taken, it is dropped and counted."""
+        self.peer_id: bytes = host.get_id().to_base58().encode()
+
+    @property
+    def addresses(self) -> list[str]:
+        """What others may dial, each with /p2p/<peer id>."""
+        return [str(address) for address in self._host.get_addrs()]
+
+    def admit(self, peer_ids: Collection[bytes]) -> None:
+        """From now only these author gossip and send requests.  Before the first call everyone may.
+
+        Raises ValueError for what is not a peer id.
+        """
+        peers = [_peer(text) for text in peer_ids]
+        self._gossip.admit(peers)
+        self._discovery.admit(peers)
+
+    def connected(self) -> set[bytes]:
+        """Admitted peers that gossip reaches directly."""
+        return {peer.to_base58().encode() for peer in self._gossip.reachable()}
+
+    async def wait_connected(self, count: int) -> None:
+        """Until at least count peers are `connected`."""
+        while len(self._gossip.reachable()) < count:
+            await self._gossip.changed.wait()
+
+    async def publish(self, data: bytes) -> None:
+        """Raises ValueError above `limits.message_bytes_max`.  Never waits for a slow peer."""
+        await self._gossip.send(data)
+
+    async def request(
+        self, peer_id: bytes, protocol: str, request: bytes, *, reply_bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """Raises Unreachable, Refused; ValueError for what is not a peer id."""
+        return await self._requests.request(
+            _peer(peer_id), protocol, request, reply_bytes_max=reply_bytes_max, timeout_s=timeout_s
+        )
+
+    def serve(self, protocol: str, handle: Handle, *, request_bytes_max: int) -> None:
+        """handle(peer_id, request) -> reply.  If it raises, that stream is reset and nothing else happens."""
+        self._requests.serve(protocol, handle, request_bytes_max=request_bytes_max)
+
+    async def fetch(self, digest: bytes, holders: Sequence[bytes], *, bytes_max: int) -> bytes | None:
+        """The blob with this sha256, from the first holder that has it; None if none has."""
+        return await self._blobs.fetch(digest, [_peer(text) for text in holders], bytes_max=bytes_max)
+
+
+class _Waker(INotifee):
+    def __init__(self, discovery: Discovery) -> None:
+        self._discovery = discovery
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        self._discovery.wake()
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        self._discovery.wake()
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+        pass
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+        pass
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        pass
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        pass
+
+
+def _address(text: str) -> Multiaddr:
+    try:  # multiaddr raises a dozen kinds
+        return Multiaddr(text)
+    except Exception as error:
+        raise ValueError(f"{text!r} is not a multiaddr: {error}") from error
+
+
+def _peer(text: bytes) -> ID:
+    try:
+        peer = ID.from_base58(text.decode("ascii"))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a peer id in base58") from error
+    if not peer.to_bytes():
+        raise ValueError(f"{text!r} is not a peer id in base58")
+    return peer

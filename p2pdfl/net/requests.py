@@ -1,0 +1,132 @@
+"""One request, one reply, over a fresh stream: a 4-byte big-endian length, then that many bytes, each way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import trio
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
+
+from p2pdfl.net import adapter
+from p2pdfl.net.limits import Limits
+
+Handle = Callable[[bytes, bytes], Awaitable[bytes]]
+"""(the asking peer's id in base58 text, the request) -> the reply."""
+
+LENGTH_BYTES = 4
+READ_BYTES_MAX = 256 << 10
+
+
+class Unreachable(Exception):
+    """No connection to the peer, or no whole reply in time."""
+
+
+class Refused(Exception):
+    """The peer does not serve this, ended the stream, or replied more than asked for."""
+
+
+class Requests:
+    def __init__(
+        self, host: BasicHost, is_admitted: Callable[[ID], bool], *, limits: Limits, counters: Counter[str]
+    ) -> None:
+        self._host = host
+        self._is_admitted = is_admitted
+        self._limits = limits
+        self._counters = counters
+        self._served: Counter[ID] = Counter()
+
+    async def request(
+        self, peer: ID, protocol: str, request: bytes, *, reply_bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """Raises Unreachable, Refused."""
+        if not adapter.is_connected(self._host, peer):
+            raise Unreachable("not connected")
+        try:
+            with trio.fail_after(timeout_s):
+                stream = await adapter.open_stream(self._host, peer, protocol)
+                try:
+                    await _write(stream, request)
+                    reply = await _read(stream, reply_bytes_max)
+                    await stream.close()
+                except BaseException:
+                    await adapter.reset_quietly(stream)
+                    raise
+        except trio.TooSlowError:
+            raise Unreachable("no reply in time") from None
+        except SwarmException as error:
+            raise Unreachable("connection lost") from error
+        except (StreamFailure, StreamError, _Broken) as error:
+            raise Refused(str(error) or "stream ended by the peer") from error
+        self._counters["requests_sent"] += 1
+        return reply
+
+    def serve(self, protocol: str, handle: Handle, *, request_bytes_max: int) -> None:
+        async def accept(stream: INetStream) -> None:
+            peer = stream.muxed_conn.peer_id
+            reason = self._reason_to_refuse(peer)
+            if reason is not None:
+                self._counters[f"refused: {reason}"] += 1
+                return await adapter.reset_quietly(stream)
+            self._served[peer] += 1
+            try:
+                with trio.fail_after(self._limits.serve_s):
+                    request = await _read(stream, request_bytes_max)
+                    await _write(stream, await handle(peer.to_base58().encode(), request))
+                    await stream.close()
+                self._counters["requests_served"] += 1
+            except (trio.TooSlowError, StreamError, _Broken):
+                self._counters["refused: request broken off"] += 1
+                await adapter.reset_quietly(stream)
+            except Exception:  # noqa: BLE001 - a request that a handler fails on costs its sender one stream
+                self._counters["refused: handler failed"] += 1
+                await adapter.reset_quietly(stream)
+            except trio.Cancelled:
+                await adapter.reset_quietly(stream)
+                raise
+            finally:
+                self._served[peer] -= 1
+                if not self._served[peer]:
+                    del self._served[peer]
+
+        self._host.set_stream_handler(TProtocol(protocol), accept)
+
+    def _reason_to_refuse(self, peer: ID) -> str | None:
+        if not self._is_admitted(peer):
+            return "stranger's request"
+        if self._served[peer] >= self._limits.served_streams_per_peer_max:
+            return "too many requests of a peer"
+        if self._served.total() >= self._limits.served_streams_max:
+            return "too many requests"
+        return None
+
+
+class _Broken(Exception):
+    pass
+
+
+async def _write(stream: INetStream, data: bytes) -> None:
+    await stream.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+
+
+async def _read(stream: INetStream, bytes_max: int) -> bytes:
+    length = int.from_bytes(await _read_exactly(stream, LENGTH_BYTES), "big")
+    if length > bytes_max:
+        raise _Broken("longer than allowed")
+    return await _read_exactly(stream, length)
+
+
+async def _read_exactly(stream: INetStream, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        piece = await adapter.read_some(stream, min(count - len(data), READ_BYTES_MAX))
+        if not piece:
+            raise _Broken("stream ended early")
+        data += piece
+    return bytes(data)
