@@ -63,7 +63,7 @@ def deploy(rpc: str, sender_secret: bytes, task: Task) -> Deployment:
     try:
         web3 = _web3(provider)
         with usable_answer():
-            chain_id = web3.eth.chain_id
+            chain_id = int(web3.eth.chain_id)
             contract = web3.eth.contract(abi=artefact().abi, bytecode=artefact().bytecode)
             data = bytes(HexBytes(contract.constructor(*rules(task)).data_in_transaction))
         address = Sender(web3, sender_secret, chain_id).deploy(data)
@@ -147,7 +147,7 @@ class ChainClient:
     def confirmed_block(self) -> Block:
         """The newest block with the task's number of confirmations on top."""
         with usable_answer():
-            number = self._web3.eth.block_number
+            number = int(self._web3.eth.block_number)
         return self.block(max(0, number - self._task.confirmations))
 
     def _block(self, block: BlockIdentifier) -> Block | None:

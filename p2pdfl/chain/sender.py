@@ -14,11 +14,11 @@ from typing import Any, cast
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from eth_utils.address import to_checksum_address
+from eth_utils.address import to_canonical_address, to_checksum_address
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.exceptions import TransactionNotFound, Web3RPCError
-from web3.types import TxParams, TxReceipt, Wei
+from web3.types import TxParams, Wei
 
 from p2pdfl.chain.rpc import BadAnswer, ChainUnreachable, Refused, Reverted, rpc_message, usable_answer
 from p2pdfl.types import Address, Digest
@@ -43,7 +43,8 @@ class Receipt:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mined:
     receipt: Receipt
-    contract: str | None
+    is_success: bool
+    contract: Address | None
 
 
 class Sender:
@@ -66,8 +67,7 @@ class Sender:
         contract = self._send({"data": HexBytes(data), "value": Wei(0)}).contract
         if contract is None:
             raise BadAnswer("no contract address in the receipt of a deployment")
-        with usable_answer():
-            return bytes.fromhex(contract.removeprefix("0x"))
+        return contract
 
     def _send(self, call: TxParams) -> _Mined:
         call["from"] = self._account.address
@@ -75,34 +75,33 @@ class Sender:
         with self._sending:
             for _ in range(ATTEMPTS):
                 with usable_answer():
-                    signed = self._account.sign_transaction(cast("dict[str, Any]", self._complete(call, bump_percent)))
+                    complete = self._complete(call, bump_percent)
+                    signed = self._account.sign_transaction(cast("dict[str, Any]", complete))
                 try:
                     with usable_answer():
                         self._submit(signed.raw_transaction)
+                    mined = self._wait(signed.hash, complete["nonce"])
                 except _NonceTaken:
                     # by this very transaction, if an earlier answer was lost
-                    mined = self._receipt(signed.hash)
-                    if mined is None:
+                    arrived = self._receipt(signed.hash)
+                    if arrived is None:
                         continue
+                    mined = arrived
                 except _Underpriced:
                     bump_percent = bump_percent * (100 + FEE_BUMP_PERCENT) // 100
                     continue
-                else:
-                    mined = self._wait(signed.hash)
-                if mined["status"] != 1:
-                    raise Reverted(self._reason(call, mined))
-                with usable_answer():
-                    receipt = Receipt(tx=bytes(signed.hash), gas=int(mined["gasUsed"]), block=int(mined["blockNumber"]))
-                    return _Mined(receipt=receipt, contract=mined.get("contractAddress"))
+                if not mined.is_success:
+                    raise Reverted(self._reason(call, mined.receipt.block))
+                return mined
         raise Refused(
             f"nonce of {self._account.address} taken {ATTEMPTS} times: does another program send with this key?"
         )
 
     def _complete(self, call: TxParams, bump_percent: int) -> TxParams:
         eth = self._web3.eth
-        gas = eth.estimate_gas(call)
-        priority_fee = eth.max_priority_fee * bump_percent // 100
-        base_fee = eth.get_block("latest").get("baseFeePerGas", 0)
+        gas = int(eth.estimate_gas(call))
+        priority_fee = int(eth.max_priority_fee) * bump_percent // 100
+        base_fee = int(eth.get_block("latest").get("baseFeePerGas", 0))
         return call | {
             "chainId": self._chain_id,
             "nonce": eth.get_transaction_count(self._account.address, "latest"),
@@ -124,26 +123,36 @@ class Sender:
                 raise _Underpriced from error
             raise
 
-    def _receipt(self, transaction_hash: bytes) -> TxReceipt | None:
+    def _receipt(self, transaction_hash: bytes) -> _Mined | None:
         with usable_answer():
             try:
-                return self._web3.eth.get_transaction_receipt(HexBytes(transaction_hash))
+                found = self._web3.eth.get_transaction_receipt(HexBytes(transaction_hash))
             except TransactionNotFound:
                 return None
+            contract = found.get("contractAddress")
+            return _Mined(
+                receipt=Receipt(tx=bytes(transaction_hash), gas=int(found["gasUsed"]), block=int(found["blockNumber"])),
+                is_success=found["status"] == 1,
+                contract=None if contract is None else to_canonical_address(contract),
+            )
 
-    def _wait(self, transaction_hash: bytes) -> TxReceipt:
+    def _wait(self, transaction_hash: bytes, nonce: int) -> _Mined:
         deadline = time.monotonic() + RECEIPT_S
         while (mined := self._receipt(transaction_hash)) is None:
+            with usable_answer():
+                if int(self._web3.eth.get_transaction_count(self._account.address, "latest")) > nonce:
+                    # another transaction of this key took its place: its receipt would never come
+                    raise _NonceTaken
             if time.monotonic() > deadline:
                 raise ChainUnreachable(f"0x{transaction_hash.hex()} not mined within {RECEIPT_S:.0f} s")
             time.sleep(RECEIPT_POLL_S)
         return mined
 
-    def _reason(self, call: TxParams, mined: TxReceipt) -> str:
-        """Why a mined transaction failed: run it again on the state before its block."""
+    def _reason(self, call: TxParams, block: int) -> str:
+        """Why a mined transaction failed: run it again on the state that its block left."""
         try:
             with usable_answer():
-                self._web3.eth.call(call, mined["blockNumber"])
+                self._web3.eth.call(call, block)
         except Reverted as error:
             return error.reason
         except (Refused, ChainUnreachable):
