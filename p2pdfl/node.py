@@ -62,9 +62,10 @@ from p2pdfl.protocol.events import (
     UpdateHeld,
     WantUpdate,
 )
+from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
-from p2pdfl.protocol.run import Run
+from p2pdfl.protocol.run import LoadRound
 from p2pdfl.store import Store
 from p2pdfl.types import Certificate, Digest, Packet, Round
 
@@ -80,8 +81,13 @@ _PACKET, _UPDATE, _ANNOUNCE = b"\x01", b"\x02", b"\x03"
 class Machine(Protocol):
     """`Run`, or what a Byzantine peer wraps around it."""
 
+    @property
+    def epoch(self) -> EpochMembers: ...
     def start(self, now_ms: int) -> list[Effect]: ...
     def handle(self, event: Event, now_ms: int) -> list[Effect]: ...
+    def next_deadline_ms(self, now_ms: int) -> int: ...
+    def resync_request(self) -> ResyncRequest: ...
+    def resync_reply(self, request: ResyncRequest, load: LoadRound) -> ResyncReply: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +100,6 @@ class NodeResult:
 
 @dataclass(kw_only=True)
 class Node:
-    run_machine: Run
     machine: Machine
     compute: Compute
     store: Store
@@ -163,7 +168,7 @@ class Node:
 
     async def _next_event(self) -> Event:
         now_ms = self.journal.now_ms
-        wait_s = (self.run_machine.next_deadline_ms(now_ms) - now_ms) / 1000
+        wait_s = (self.machine.next_deadline_ms(now_ms) - now_ms) / 1000
         try:
             return self._events.receive_nowait()
         except trio.WouldBlock:
@@ -321,7 +326,7 @@ class Node:
         self._wanted[want.update] = want
         if want.fetch:
             author = next(
-                (member.peer_id for member in self.run_machine.epoch.members if member.address == want.author), None
+                (member.peer_id for member in self.machine.epoch.members if member.address == want.author), None
             )
             self._fetch(want, first=author)
 
@@ -415,7 +420,7 @@ class Node:
                 data = await self.network.request(
                     random.choice(connected),
                     RESYNC_PROTOCOL,
-                    encode(self.run_machine.resync_request()),
+                    encode(self.machine.resync_request()),
                     reply_bytes_max=params.RESYNC_FRAME_BYTES_MAX,
                     timeout_s=params.RESYNC_TIMEOUT_S,
                 )
@@ -435,7 +440,7 @@ class Node:
 
     async def _answer_resync(self, peer: bytes, data: bytes) -> bytes:
         request = decode(ResyncRequest, data, bytes_max=params.RESYNC_REQUEST_BYTES_MAX)
-        return encode(self.run_machine.resync_reply(request, self._load_round))
+        return encode(self.machine.resync_reply(request, self._load_round))
 
     def _load_round(self, round: Round) -> tuple[tuple[Packet, ...], Certificate] | None:
         stored = self.store.round(round)

@@ -224,7 +224,6 @@ class _Peer:
                 machine = ByzantineMachine(run=run, deviation=options.byzantine)
                 compute = ByzantineCompute(learner, task_id, keys, secrets.token_bytes, options.byzantine)
             node = Node(
-                run_machine=run,
                 machine=machine,
                 compute=compute,
                 store=store,

@@ -78,6 +78,9 @@ from p2pdfl.types import (
 
 OwnSlot = tuple[Round, View, Kind]
 
+LoadRound = Callable[[Round], tuple[tuple[Packet, ...], Certificate] | None]
+"""A closed round from the store, for askers that are further behind than the history in memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Genesis:
@@ -196,10 +199,7 @@ class Run:
             have=tuple(packet_id(packet) for packet in packets[: params.RESYNC_HAVE_MAX]),
         )
 
-    def resync_reply(
-        self, request: ResyncRequest, load: Callable[[Round], tuple[tuple[Packet, ...], Certificate] | None]
-    ) -> ResyncReply:
-        """load: a closed round from the store, for askers that are further behind than the history in memory."""
+    def resync_reply(self, request: ResyncRequest, load: LoadRound) -> ResyncReply:
         jury = [packet for packets in self._jury_packets.values() for packet in packets]
         if request.task != self.setup.task_id:
             return ResyncReply(packets=(), certificates=())

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal, cast, get_args
 
@@ -29,7 +29,9 @@ from p2pdfl.crypto.keys import Keys
 from p2pdfl.learning import quantize
 from p2pdfl.learning.learner import Learner, State
 from p2pdfl.protocol.events import Effect, Event, Replay, Replayed, Reveal, Send, Train
-from p2pdfl.protocol.run import Run
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
+from p2pdfl.protocol.run import LoadRound, Run
 from p2pdfl.store import Store
 from p2pdfl.task import Task
 from p2pdfl.types import ZERO_DIGEST, Commit, Digest, Entropy, Envelope, Kind, Outcome, Packet
@@ -135,6 +137,24 @@ class ByzantineMachine:
 
     run: Run
     deviation: Deviation
+    _unsent: set[Envelope] = field(default_factory=set)
+    """What the honest machine believes it sent."""
+
+    @property
+    def epoch(self) -> EpochMembers:
+        return self.run.epoch
+
+    def next_deadline_ms(self, now_ms: int) -> int:
+        return self.run.next_deadline_ms(now_ms)
+
+    def resync_request(self) -> ResyncRequest:
+        return self.run.resync_request()
+
+    def resync_reply(self, request: ResyncRequest, load: LoadRound) -> ResyncReply:
+        reply = self.run.resync_reply(request, load)
+        return reply.replace(
+            packets=tuple(packet for packet in reply.packets if packet.envelope not in self._unsent)
+        )
 
     def start(self, now_ms: int) -> list[Effect]:
         return self._rewrite(self.run.start(now_ms))
@@ -174,6 +194,7 @@ class ByzantineMachine:
             return [effect]
         commit = _commit_of(effect.packet)
         if self.deviation.behaviour == "withhold_share":
+            self._unsent.add(envelope)
             return [Send(packet=self._sign(envelope, commit.replace(share=None)))]
         other = commit.replace(update=sha256(commit.update).digest() if commit.update == ZERO_DIGEST else ZERO_DIGEST)
         return [effect, Send(packet=self._sign(envelope, other))]
