@@ -14,6 +14,8 @@ EXIT_USAGE = 2
 EXIT_FAILED = 3
 EXIT_INTERRUPTED = 130
 
+PLAIN_WIDTH = 120
+"""Columns of a report that goes to a file or a CI log."""
 PEER_ENTRY = "p2pdfl.peer:main"
 
 
@@ -91,6 +93,8 @@ def _scenario(options: argparse.Namespace) -> int:
     from p2pdfl.scenario import report, runner, spec
 
     console = Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
     try:
         path = spec.find(options.scenario)
         summary = runner.run(path, options.out, peer_entry=PEER_ENTRY, console=console, keep=options.keep)

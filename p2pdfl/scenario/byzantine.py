@@ -152,9 +152,7 @@ class ByzantineMachine:
 
     def resync_reply(self, request: ResyncRequest, load: LoadRound) -> ResyncReply:
         reply = self.run.resync_reply(request, load)
-        return reply.replace(
-            packets=tuple(packet for packet in reply.packets if packet.envelope not in self._unsent)
-        )
+        return reply.replace(packets=tuple(packet for packet in reply.packets if packet.envelope not in self._unsent))
 
     def start(self, now_ms: int) -> list[Effect]:
         return self._rewrite(self.run.start(now_ms))

@@ -6,14 +6,14 @@ counted and passed over.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from p2pdfl.chain import bounded_json
 from p2pdfl.task import explain
 
 LINE_BYTES_MAX = 1 << 20
@@ -188,13 +188,13 @@ class PeerRecord:
     """None while it runs; negative: killed by that signal."""
     malformed_lines: int = 0
 
-    def add(self, line: str) -> None:
+    def add(self, line: bytes) -> None:
         try:
-            fields = json.loads(line)
+            fields = bounded_json.loads(line)
             if isinstance(fields, dict) and isinstance(fields.get("event"), str) and fields["event"] not in _KNOWN:
                 return  # a newer peer may tell more than this reader knows
             event = _EVENT.validate_python(fields)
-        except (ValueError, RecursionError):
+        except ValueError:
             self.malformed_lines += 1
             return
         self.events.append(event)
@@ -235,7 +235,7 @@ class EventTail:
         self._read_bytes = 0
         self._rest = b""
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[bytes]:
         """Whole lines that came since the last call; none as long as there is no file."""
         try:
             with self._path.open("rb") as file:
@@ -247,14 +247,13 @@ class EventTail:
         *whole, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LINE_BYTES_MAX:
             self._rest = b""
-        return [line.decode("utf-8", errors="replace") for line in whole if line.strip()]
+        return [line for line in whole if line.strip()]
 
 
 def read_result(path: Path) -> PeerResult | None:
     """None if there is none.  Raises ValueError, naming the field, if it does not fit."""
     try:
-        fields: Any = json.loads(path.read_text(encoding="utf-8"))
-        return PeerResult.model_validate(fields)
+        return PeerResult.model_validate(bounded_json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except ValidationError as error:

@@ -72,10 +72,12 @@ class PlainLines:
         return None
 
     def show(self, records: Sequence[PeerRecord], elapsed_s: float) -> None:
-        text = line(self._scenario, records)
-        if text != self._last or elapsed_s - self._last_s >= PLAIN_LINE_S:
-            self._last, self._last_s = text, elapsed_s
-            self.say(f"[{elapsed_s:4.0f} s] {text}")
+        news = line(self._scenario, records)
+        if news != self._last or elapsed_s - self._last_s >= PLAIN_LINE_S:
+            self._last, self._last_s = news, elapsed_s
+            measured = [record.accuracy for record in running(self._scenario, records) if record.accuracy is not None]
+            accuracy = f"; accuracy {min(measured):.3f}" if measured else ""
+            self.say(f"[{elapsed_s:4.0f} s] {news}{accuracy}")
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -110,29 +112,31 @@ def table(scenario: Scenario, records: Sequence[PeerRecord], elapsed_s: float) -
 
 def line(scenario: Scenario, records: Sequence[PeerRecord]) -> str:
     """Changes only with rounds, accusations, bans and ends."""
-    honest = [
-        record
-        for record in records
-        if record.name not in scenario.behaviours and (record.exit_code is None or record.result is not None)
-    ]
+    honest = running(scenario, records)
     rounds = [record.round for record in honest if record.round is not None]
     names = names_by_address(records)
     parts = [f"round {min(rounds)} of {scenario.task.total_rounds - 1}" if rounds else "peers join"]
-    accuracies = [record.accuracy for record in honest if record.accuracy is not None]
-    if accuracies:
-        parts.append(f"accuracy {min(accuracies):.3f}")
     accusations = {
         (item.accuser, item.accused, item.audited_round) for record in honest for item in record.all(Accusation)
     }
     if accusations:
-        parts.append(f"{len(accusations)} accusations")
+        parts.append(f"accusations: {len(accusations)}")
     bans = banned(scenario, records)
     if bans:
         parts.append("banned: " + ", ".join(f"{names.get(a, a)} ({ban.evidence})" for a, ban in sorted(bans.items())))
     finished = sum(1 for record in records if record.finished)
     if finished:
-        parts.append(f"{finished} finished")
+        parts.append(f"finished: {finished}")
     return "; ".join(parts)
+
+
+def running(scenario: Scenario, records: Sequence[PeerRecord]) -> list[PeerRecord]:
+    """The honest peers that are at it, or through."""
+    return [
+        record
+        for record in records
+        if record.name not in scenario.behaviours and (record.exit_code is None or record.result is not None)
+    ]
 
 
 def names_by_address(records: Sequence[PeerRecord]) -> dict[str, str]:

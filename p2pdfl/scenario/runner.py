@@ -153,11 +153,9 @@ class _Run:
         deadline_s = time.monotonic() + FIRST_ADDRESS_S
         while time.monotonic() < deadline_s:
             try:
-                addresses = json.loads((peer.home / "address.json").read_text(encoding="utf-8"))["addresses"]
-            except (FileNotFoundError, json.JSONDecodeError):  # not there, or not written to the end
-                addresses = []
-            if addresses:
-                return [str(address) for address in addresses]
+                return _read_addresses(peer.home)
+            except FileNotFoundError:
+                pass
             if not peer.process.is_alive():
                 raise ProcessFailed(f"{peer.record.name} ended before it listened:\n{_last_lines(peer.home)}")
             peer.process.join(POLL_S)
@@ -270,6 +268,12 @@ class _Run:
                     self.problems.append(f"the transcript lacks {len(missing)} updates that heads name")
         except (OSError, StoreError) as error:
             self.problems.append(f"the outcome could not be kept: {error}")
+
+
+def _read_addresses(home: Path) -> list[str]:
+    """Raises FileNotFoundError; the file is there as a whole, or not at all."""
+    addresses: list[str] = json.loads((home / "address.json").read_bytes())["addresses"]
+    return addresses
 
 
 def _seed(scenario: Scenario, name: str, count: int) -> bytes:

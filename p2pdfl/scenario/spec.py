@@ -161,7 +161,7 @@ def load(path: Path) -> Scenario:
     """Raises ScenarioError with the file, the field and what is wrong with it."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise ScenarioError(f"{path}: not readable as TOML: {error}") from None
     try:
         return Scenario.model_validate(tables)

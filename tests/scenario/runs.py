@@ -62,7 +62,7 @@ def events_of(name: str) -> list[dict[str, Any]]:
 def a_record(name: str, change: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]] = iter) -> PeerRecord:
     record = PeerRecord(name=name, exit_code=0)
     for event in change(events_of(name)):
-        record.add(json.dumps(event))
+        record.add(json.dumps(event).encode())
     record.result = PeerResult(
         name=name,
         address=ADDRESSES[name],

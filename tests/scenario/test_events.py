@@ -23,20 +23,24 @@ ROUND = {
 }
 
 
+def text_of(event: dict[str, object]) -> bytes:
+    return json.dumps(event).encode()
+
+
 def record_of(*events: dict[str, object]) -> PeerRecord:
     record = PeerRecord(name="peer0")
     for event in events:
-        record.add(json.dumps(event))
+        record.add(text_of(event))
     return record
 
 
 def test_a_record_follows_round_phase_and_accuracy() -> None:
     record = record_of({"event": "started", "address": "0xAB", "peer_id": "12D3"})
     assert (record.address, record.round, record.accuracy) == ("0xab", None, None)
-    record.add(json.dumps(ROUND))
-    record.add(json.dumps({**ROUND, "round": 1, "accuracy": None}))
+    record.add(text_of(ROUND))
+    record.add(text_of({**ROUND, "round": 1, "accuracy": None}))
     assert (record.round, record.accuracy) == (1, 0.5)
-    record.add(json.dumps({"event": "phase", "round": 2, "view": 0, "phase": "train"}))
+    record.add(text_of({"event": "phase", "round": 2, "view": 0, "phase": "train"}))
     assert record.round == 2
     assert record.rounds[0].head == "aa" * 32
 
@@ -47,12 +51,23 @@ def test_an_accuracy_of_zero_is_a_measurement() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "{", "[]", "null", '{"event": "ban"}', '{"event": "round", "round": "x"}', "[" * 100_000, '{"event": 3}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"event": 3}',
+        b'{"event": "ban"}',
+        b'{"event": "round", "round": "x"}',
+        b"[" * 100_000,
+    ],
+    ids=lambda line: repr(line[:12]),
 )
-def test_a_line_that_does_not_fit_is_counted_and_passed_over(line: str) -> None:
+def test_a_line_that_does_not_fit_is_counted_and_passed_over(line: bytes) -> None:
     record = PeerRecord(name="peer0")
     record.add(line)
-    record.add(json.dumps({"event": "ban", "round": 3, "member": "0xAA", "evidence": "guilty"}))
+    record.add(text_of({"event": "ban", "round": 3, "member": "0xAA", "evidence": "guilty"}))
     assert record.malformed_lines == 1
     assert [ban.member for ban in record.all(Ban)] == ["0xaa"]
 
@@ -66,11 +81,11 @@ def test_a_tail_gives_whole_lines_once(tmp_path: Path) -> None:
     tail = EventTail(path)
     assert tail.lines() == []
     path.write_bytes(b"one\ntw")
-    assert tail.lines() == ["one"]
+    assert tail.lines() == [b"one"]
     assert tail.lines() == []
     with path.open("ab") as file:
         file.write(b"o\n\nthree \xff\n")
-    assert tail.lines() == ["two", "three \ufffd"]
+    assert tail.lines() == [b"two", b"three \xff"]
 
 
 def test_a_tail_does_not_grow_with_an_endless_line(tmp_path: Path) -> None:
