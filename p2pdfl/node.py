@@ -108,8 +108,8 @@ class Node:
     journal: Journal
     home: Path
 
-    _bodies: OrderedDict[Digest, bytes] = field(default_factory=OrderedDict)
-    """Update bytes that may be served: revealed ones, of this and the last rounds, oldest first."""
+    _strays: dict[bytes, OrderedDict[Digest, bytes]] = field(default_factory=dict)
+    """Author's peer id -> its last update bodies that no verified COMMIT names, or none yet."""
     _own: dict[Digest, bytes] = field(default_factory=dict)
     """Own updates before they are revealed."""
     _wanted: dict[Digest, WantUpdate] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class Node:
 
     def body(self, digest: Digest) -> bytes | None:
         """What other members may pull."""
-        return self._bodies.get(digest) or self.store.blob(digest)
+        return self.store.blob(digest)
 
     # --- the loop -----------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class Node:
             if kind == _PACKET:
                 await self._receive_packet(data)
             elif kind == _UPDATE:
-                self._receive_body(data)
+                self._receive_body(data, incoming.origin)
             elif kind == _ANNOUNCE and len(data) == 32:
                 self._on_announced(data, incoming.origin)
             else:
@@ -290,28 +290,27 @@ class Node:
         if update is None:
             # restarted since: the digest was signed, and the same training gives the same bytes, or nothing does
             return
-        self._keep_body(effect.update, update)
+        await trio.to_thread.run_sync(self.store.put_blob, effect.update, update)
         if len(update) <= params.UPDATE_INLINE_BYTES_MAX:
             await self.network.publish(_UPDATE + update)
         else:
             await self.network.publish(_ANNOUNCE + effect.update)
-        self._receive_body(update)
+        self._receive_body(update, self.network.peer_id)
 
-    def _keep_body(self, digest: Digest, update: bytes) -> None:
-        self._bodies[digest] = update
-        held = sum(len(body) for body in self._bodies.values())
-        while held > params.BODIES_BYTES_MAX and len(self._bodies) > 1:
-            held -= len(self._bodies.popitem(last=False)[1])
-
-    def _receive_body(self, update: bytes) -> None:
-        digest = sha256(update).digest()
+    def _receive_body(self, update: bytes, origin: bytes) -> None:
         if len(update) > self.compute.update_bytes_max:
             self.journal.refused["update is too long"] += 1
             return
-        self._keep_body(digest, update)
+        digest = sha256(update).digest()
         want = self._wanted.pop(digest, None)
         if want is not None:
             self._nursery.start_soon(self._report_held, want, update)
+            return
+        # the body may overtake its COMMIT; nobody gets to fill this node's memory with bodies that nothing names
+        strays = self._strays.setdefault(origin, OrderedDict())
+        strays[digest] = update
+        while len(strays) > params.STRAY_BODIES_PER_MEMBER_MAX:
+            strays.popitem(last=False)
 
     def _on_announced(self, digest: Digest, origin: bytes) -> None:
         want = self._wanted.get(digest)
@@ -319,7 +318,8 @@ class Node:
             self._fetch(want, first=origin)
 
     def _want(self, want: WantUpdate) -> None:
-        update = self.body(want.update)
+        update = next((strays[want.update] for strays in self._strays.values() if want.update in strays), None)
+        update = update or self.body(want.update)
         if update is not None:
             self._nursery.start_soon(self._report_held, want, update)
             return
@@ -345,10 +345,13 @@ class Node:
         finally:
             self._fetching.discard(want.update)
         if update is not None:
-            self._receive_body(update)
+            self._receive_body(update, self.network.peer_id)
 
     async def _report_held(self, want: WantUpdate, update: bytes) -> None:
+        """Stored before it counts as held: from here on others may ask for it, and aggregation relies on it."""
         valid = await self._thread("train", self.compute.is_valid, update, want.round, want.author)
+        if valid:
+            await trio.to_thread.run_sync(self.store.put_blob, want.update, update)
         await self._inbox.send(UpdateHeld(round=want.round, author=want.author, update=want.update, valid=valid))
 
     # --- rounds -------------------------------------------------------------------
@@ -358,22 +361,18 @@ class Node:
         head = head_digest(closed.head)
         self._heads[closed.round] = head
         self._last_state = closed.head.state
-        bodies = [(entry.update, self._bodies.get(entry.update)) for entry in closed.contents.updates]
-        await trio.to_thread.run_sync(self._store_round, closed, bodies)
+        await trio.to_thread.run_sync(
+            self.store.put_round, closed.round, closed.head, closed.contents, closed.certificate, closed.packets
+        )
         self._own.clear()
         self._wanted.clear()
+        self._strays.clear()
         self._forget_states(closed.head.state)
         state = self._states[closed.head.state]
         now_ms = self.journal.now_ms
         seconds = (now_ms - self._round_start_ms) / 1000
         self._round_start_ms = now_ms
         self._nursery.start_soon(self._report_round, closed, head, state, seconds)
-
-    def _store_round(self, closed: Closed, bodies: list[tuple[Digest, bytes | None]]) -> None:
-        for digest, body in bodies:
-            if body is not None:
-                self.store.put_blob(digest, body)
-        self.store.put_round(closed.round, closed.head, closed.contents, closed.certificate, closed.packets)
 
     def _forget_states(self, newest: Digest) -> None:
         """Keeps the states that an audit or its verdict may still start from."""

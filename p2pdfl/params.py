@@ -77,8 +77,8 @@ HISTORY_ROUNDS = VERDICT_ROUNDS + AUDIT_LAG + 2
 
 NODE_EVENTS_MAX = 4_096
 """Events that wait for the node's loop; their senders wait in turn."""
-BODIES_BYTES_MAX = 256 << 20
-"""Update bytes kept in memory for others; the store has those that heads name."""
+STRAY_BODIES_PER_MEMBER_MAX = 2
+"""Update bodies of one member kept in memory although no verified COMMIT names them."""
 RESYNC_TIMEOUT_S = 10.0
 
 # --- chain -----------------------------------------------------------------------------------------------------

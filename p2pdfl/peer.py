@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import trio
+from multiaddr import Multiaddr
 
 from p2pdfl import params, runtime
 from p2pdfl import task as task_file
@@ -35,6 +36,7 @@ from p2pdfl.crypto.keys import Keys
 from p2pdfl.journal import Journal
 from p2pdfl.keyfile import KeyFileError, load_or_create
 from p2pdfl.learning.learner import Learner, check_reference
+from p2pdfl.net.discovery import bootstrap_peer
 from p2pdfl.net.host import Network, open_network
 from p2pdfl.node import Machine, Node, NodeResult
 from p2pdfl.protocol.round import Diverged
@@ -62,6 +64,10 @@ class PeerError(Exception):
     """Why this peer can't take part, and what to do about it."""
 
 
+EXPECTED_ERRORS = (PeerError, TaskError, KeyFileError, StoreError, ChainError, Diverged, runtime.BrokenInstall, OSError)
+"""The world's fault, each with words for a person."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     task: Path
@@ -78,13 +84,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(sys.argv[1:] if argv is None else argv)
     try:
         runtime.check()
-        outcome = trio.run(_until_stopped, options)
-    except (PeerError, TaskError, KeyFileError, StoreError, ChainError, Diverged, RuntimeError) as error:
-        print(f"p2pdfl peer: {error}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, (TaskError, KeyFileError)) else EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    return outcome
+        return trio.run(_until_stopped, options)
+    except EXPECTED_ERRORS as error:
+        return _complain(error)
+    except BaseExceptionGroup as group:
+        # what goes wrong in a nursery comes wrapped; anything unexpected in there deserves its traceback
+        expected, unexpected = group.split(EXPECTED_ERRORS)
+        if unexpected is not None or expected is None:
+            raise
+        return _complain(_first(expected))
+
+
+def _complain(error: BaseException) -> int:
+    print(f"p2pdfl peer: {error}", file=sys.stderr)
+    return EXIT_USAGE if isinstance(error, (TaskError, KeyFileError, ValueError)) else EXIT_FAILED
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _parse(argv: Sequence[str]) -> Options:
@@ -103,12 +121,14 @@ def _parse(argv: Sequence[str]) -> Options:
     parser.add_argument(
         "--listen",
         action="append",
+        type=_listen_address,
         metavar="MULTIADDR",
         help="where to listen, may be repeated (default: /ip4/127.0.0.1/tcp/0, any free port on this machine)",
     )
     parser.add_argument(
         "--bootstrap",
         action="append",
+        type=_bootstrap_address,
         default=[],
         metavar="MULTIADDR",
         help="a peer that is there already, with its /p2p/ part, may be repeated; none for the first peer",
@@ -138,6 +158,22 @@ def _parse(argv: Sequence[str]) -> Options:
         linger_s=parsed.linger,
         byzantine=parsed.byzantine,
     )
+
+
+def _listen_address(text: str) -> str:
+    try:
+        Multiaddr(text)
+    except Exception as error:  # noqa: BLE001  multiaddr raises a dozen kinds
+        raise argparse.ArgumentTypeError(f"{text!r} is not a multiaddr, as /ip4/127.0.0.1/tcp/9000: {error}") from None
+    return text
+
+
+def _bootstrap_address(text: str) -> str:
+    try:
+        bootstrap_peer(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _deviation(text: str) -> Deviation:
@@ -348,7 +384,7 @@ def _check_registered(registrations: Sequence[Registration], keys: Keys) -> None
     for entry in registrations:
         group.check(entry.pvss_key)
     if all(entry.address != keys.address for entry in registrations):
-        raise PeerError("registration had closed before this peer came; it can take part from the next epoch on")
+        print("registration had closed before: this peer follows, and takes part from the next epoch on", flush=True)
 
 
 async def _patiently(work: Callable[[], T], journal: Journal) -> T:

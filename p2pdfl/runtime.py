@@ -7,15 +7,19 @@ import sys
 import msgpack
 
 
+class BrokenInstall(RuntimeError):
+    """This Python must not run p2pdfl."""
+
+
 def check() -> None:
-    """Raises RuntimeError with the command that repairs what is wrong."""
+    """Raises BrokenInstall with the command that repairs what is wrong."""
     if sys.flags.optimize:
-        raise RuntimeError("p2pdfl does not run under `python -O`: checks of proofs would vanish; start without -O")
+        raise BrokenInstall("p2pdfl does not run under `python -O`: checks of proofs would vanish; start without -O")
     # petlib asks for `msgpack-python`, the old name of msgpack: some installers let it overwrite the new package with
     # version 0.5.6 in pure Python, while its metadata goes on claiming the new version.
     unpacker = getattr(getattr(msgpack, "Unpacker", None), "__module__", None)
     if getattr(msgpack, "version", (0,)) < (1,) or unpacker != "msgpack._cmsgpack":
-        raise RuntimeError(
+        raise BrokenInstall(
             "msgpack was overwritten by msgpack-python; repair it with "
             f"`{sys.executable} -m pip install --force-reinstall --no-deps 'msgpack>=1.1'`"
         )

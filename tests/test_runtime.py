@@ -20,14 +20,14 @@ def test_this_installation_is_safe():
 )
 def test_an_overwritten_msgpack_is_refused_with_the_repair(monkeypatch, damage):
     monkeypatch.setattr(msgpack, *damage)
-    with pytest.raises(RuntimeError, match=r"pip install --force-reinstall --no-deps 'msgpack>=1\.1'"):
+    with pytest.raises(runtime.BrokenInstall, match=r"pip install --force-reinstall --no-deps 'msgpack>=1\.1'"):
         runtime.check()
 
 
 def test_a_gutted_msgpack_is_refused(monkeypatch):
     monkeypatch.delattr(msgpack, "Unpacker")
     monkeypatch.delattr(msgpack, "version")
-    with pytest.raises(RuntimeError, match="repair it with"):
+    with pytest.raises(runtime.BrokenInstall, match="repair it with"):
         runtime.check()
 
 
