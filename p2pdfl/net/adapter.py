@@ -76,7 +76,6 @@ def create_host(
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_preference="YAMUX",
         transports=[CountedTCP(counters)],
-        # No minimum: the auto-connector would dial whatever address a stranger put into the peerstore.
         connection_config=ConnectionConfig(
             max_connections=connections_max, min_connections=0, low_watermark=0, high_watermark=connections_max
         ),
@@ -86,6 +85,8 @@ def create_host(
     )
     assert isinstance(host, BasicHost)
     swarm_of(host).retry_config = RetryConfig(max_retries=0)  # discovery has its own backoff
+    # As shipped, it dials whatever addresses strangers put into the peerstore, up to half of connections_max.
+    swarm_of(host).auto_connector.maybe_connect = _connect_nobody  # type: ignore[method-assign]
     # Asking everybody who they are doubles the CPU of a connection, and the answer is unsigned; gossip's hello and the
     # DHT carry signed address records.  Who asks us is answered.
     host._schedule_identify = lambda peer_id, *, reason: None  # type: ignore[method-assign]
@@ -256,6 +257,10 @@ class _ContainedManager(TrioManager):
         task_name = name or getattr(async_fn, "__name__", None)
         task = async_fn if _internal else contained
         super().run_task(task, *args, daemon=daemon, name=task_name, _internal=_internal)
+
+
+async def _connect_nobody() -> None:
+    pass
 
 
 def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:

@@ -1,0 +1,80 @@
+"""Finding peers, and finding them again."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+
+from p2pdfl.net import Limits
+
+from .loopback import network, networks
+
+pytestmark = [pytest.mark.net, pytest.mark.slow]
+
+PATIENT = Limits(redial_s=0.1, redial_s_max=0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_peer_that_starts_before_its_bootstrap_connects_when_that_starts() -> None:
+    async with network("bootstrap") as earlier:
+        peer_id = earlier.peer_id.decode()
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    async with network("early", [f"{address}/p2p/{peer_id}"], limits=PATIENT) as early:
+        with trio.fail_after(5):
+            while early.counters["dials failed"] < 2:
+                await trio.lowlevel.checkpoint()
+        async with network("bootstrap", listen=address):
+            with trio.fail_after(5):
+                await early.wait_connected(1)
+
+
+async def test_a_lost_peer_is_dialled_again() -> None:
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    async with network("first", listen=address) as first:
+        bootstrap = first.addresses
+        async with network("other", bootstrap, limits=PATIENT) as other:
+            with trio.fail_after(5):
+                await other.wait_connected(1)
+    async with network("other", bootstrap, limits=PATIENT) as other:
+        for _ in range(2):
+            async with network("first", listen=address):
+                with trio.fail_after(5):
+                    await other.wait_connected(1)
+            with trio.fail_after(5):
+                while other.connected():
+                    await trio.lowlevel.checkpoint()
+
+
+async def test_who_joins_late_is_connected_to_everyone() -> None:
+    async with networks(4) as peers, network("late", peers[0].addresses) as late:
+        with trio.fail_after(10):
+            await late.wait_connected(4)
+            for peer in peers:
+                await peer.wait_connected(4)
+
+
+async def test_one_unreachable_bootstrap_of_two_is_no_obstacle() -> None:
+    async with network("first") as first:
+        nobody = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{first.peer_id.decode()}"
+        async with network("second", [nobody, *first.addresses]) as second:
+            with trio.fail_after(5):
+                await second.wait_connected(1)
+
+
+async def test_jitter_comes_from_the_entropy_given() -> None:
+    drawn: list[int] = []
+
+    def entropy(count: int) -> bytes:
+        drawn.append(count)
+        return bytes(count)
+
+    async with networks(2, entropy=entropy):
+        assert drawn
