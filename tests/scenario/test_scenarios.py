@@ -1,0 +1,26 @@
+"""Every scenario of this project, as `make scenario NAME=...` runs it: real processes, real network, real chain."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from p2pdfl.cli import PEER_ENTRY
+from p2pdfl.scenario import report, runner
+
+SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
+
+
+@pytest.mark.slow
+@pytest.mark.scenario
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_scenario_comes_out_as_it_expects(path: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    summary = runner.run(path, tmp_path, peer_entry=PEER_ENTRY, console=console)
+    report.print_verdict(console, tmp_path / summary.scenario, summary)
+    assert isinstance(console.file, io.StringIO)
+    print(console.file.getvalue())  # shown if this fails
+    assert summary.ok
