@@ -50,10 +50,11 @@ from p2pdfl.protocol.events import (
 )
 from p2pdfl.protocol.perform import check_commits
 from p2pdfl.protocol.refusal import Refusal
-from p2pdfl.protocol.run import Genesis, Run
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
+from p2pdfl.protocol.run import Genesis, LoadRound, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.task import Task
-from p2pdfl.types import Address, Digest, Outcome, Packet, Registration, Round
+from p2pdfl.types import Address, BlockNumber, Certificate, Digest, Outcome, Packet, Registration, Round
 
 
 class Machine(Protocol):
@@ -61,6 +62,7 @@ class Machine(Protocol):
 
     def start(self, now_ms: int) -> list[Effect]: ...
     def handle(self, event: Event, now_ms: int) -> list[Effect]: ...
+    def resync_reply(self, request: ResyncRequest, load: LoadRound) -> ResyncReply: ...
 
 
 def stand_in_task(**fields: object) -> Task:
@@ -78,9 +80,14 @@ class SimPeer:
     machine: Machine
     forge: Callable[[Digest], Digest]
     bodies: set[Digest] = field(default_factory=set)
-    wanted: dict[Digest, WantUpdate] = field(default_factory=dict)
+    wanted: dict[tuple[Address, Digest], WantUpdate] = field(default_factory=dict)
     is_up: bool = True
+    is_serving: bool = True
+    """Whether others can pull update bytes from it."""
     closed: dict[Round, Closed] = field(default_factory=dict)
+    """As its disk has them; also what it closed again after a restart."""
+    conflicting: list[Closed] = field(default_factory=list)
+    """Closed otherwise than before a restart."""
     notices: list[Notice] = field(default_factory=list)
     submitted: list[SubmitAnchor | SubmitVerdict | SubmitEquivocation] = field(default_factory=list)
     sent: list[Packet] = field(default_factory=list)
@@ -101,6 +108,10 @@ class World:
         is_lost: Callable[[int, int, int], bool] = lambda sender, receiver, now_ms: False,
     ) -> None:
         """wrap, forge: Byzantine peers by index.  is_lost(sender, receiver, now_ms): dropped messages."""
+        self._wrap = wrap
+        self._authors: dict[Digest, Address] = {}
+        self.undecodable: set[Digest] = set()
+        """Updates that decode under nobody's header."""
         self.task = task
         self.now_ms = 0
         self._random = random.Random(seed)
@@ -121,6 +132,10 @@ class World:
         )
         genesis = Genesis(closing_number=1, closing_block=sha256(b"block").digest(), registrations=self.registrations)
         self.genesis = genesis
+        self.blocks = [
+            ChainSeen(number=genesis.closing_number, block=genesis.closing_block, registrations=self.registrations)
+        ]
+        """What the chain confirmed, oldest first."""
         self.setup_domain = Domain(chain_id=1, contract=bytes(20))
         self.peers: list[SimPeer] = []
         for index, key in enumerate(keys):
@@ -135,7 +150,7 @@ class World:
                 )
             )
 
-    def make_run(self, key: Keys, signed: Iterable[Packet] = ()) -> Run:
+    def make_run(self, key: Keys, signed: Iterable[Packet] | None = ()) -> Run:
         setup = Setup(
             task=self.task, task_id=self.task.task_id(), domain=self.setup_domain, signer=Signer(key.chain_secret)
         )
@@ -150,12 +165,30 @@ class World:
             if peer.is_up and not peer.notices:
                 self.perform(index, peer.machine.start(self.now_ms))
         while self._heap and not until():
-            time_ms, _, action = heapq.heappop(self._heap)
-            if time_ms > until_ms:
-                heapq.heappush(self._heap, (time_ms, 0, action))
+            if self._heap[0][0] > until_ms:
                 return
-            self.now_ms = time_ms
+            self.now_ms, _, action = heapq.heappop(self._heap)
             action()
+
+    def kill(self, index: int) -> None:
+        self.peers[index].is_up = False
+
+    def restart(self, index: int, *, is_store_lost: bool = False) -> None:
+        """A new process with what the old one had on disk: what it signed, and update bytes."""
+        peer = self.peers[index]
+        peer.is_up = True
+        peer.run = self.make_run(peer.keys, None if is_store_lost else peer.sent)
+        peer.machine = self._wrap(index, peer.run)
+        peer.wanted.clear()
+        peer.tick_at_ms = None
+        self.perform(index, peer.machine.start(self.now_ms))
+
+    def mine(self, number: BlockNumber, registrations: tuple[Registration, ...]) -> None:
+        """A block is confirmed, and every peer that is up sees it."""
+        block = sha256(b"block" + number.to_bytes(8, "big")).digest()
+        self.blocks.append(ChainSeen(number=number, block=block, registrations=registrations))
+        for index in range(len(self.peers)):
+            self._later(index, self.blocks[-1], self._random.randint(*self._latency_ms))
 
     def is_finished(self) -> bool:
         return all(peer.run.is_finished for peer in self.peers if peer.is_up)
@@ -174,7 +207,10 @@ class World:
         self.perform(index, effects)
 
     def _later(self, index: int, event: Event, delay_ms: int) -> None:
-        self.at(self.now_ms + delay_ms, lambda: self.deliver(index, event))
+        """To this process of the peer, not to the one after a restart."""
+        peer = self.peers[index]
+        machine = peer.machine
+        self.at(self.now_ms + delay_ms, lambda: self.deliver(index, event) if peer.machine is machine else None)
 
     def _broadcast(self, sender: int, action: Callable[[int], None]) -> None:
         for receiver in range(len(self.peers)):
@@ -217,8 +253,9 @@ class World:
                 invalid = check_commits(effect, entropy)
                 self._later(index, CommitsChecked(round=effect.round, checked=checked, invalid=invalid), 3)
             case Train():
-                update = peer.forge(_update(effect.parent_state, effect.seed))
+                update = peer.forge(honest_update(effect.parent_state, effect.seed))
                 peer.bodies.add(update)
+                self._authors.setdefault(update, self.address(index))
                 self._later(index, Trained(round=effect.round, update=update), 10)
             case Reveal():
                 self._broadcast(index, lambda receiver: self._receive_body(receiver, effect.update))
@@ -230,7 +267,7 @@ class World:
                     state = sha256(state + b"".join(entry.update for entry in effect.updates)).digest()
                 self._later(index, Aggregated(round=effect.round, updates=effect.updates, state=state), 2)
             case Replay():
-                is_honest = _update(effect.parent_state, effect.seed) == effect.update
+                is_honest = honest_update(effect.parent_state, effect.seed) == effect.update
                 outcome = Outcome.FALSE if is_honest else Outcome.GUILTY
                 self._later(
                     index,
@@ -240,17 +277,13 @@ class World:
             case Resync():
                 self._resync(index)
             case ReadChain():
-                self._later(
-                    index,
-                    ChainSeen(
-                        number=self.genesis.closing_number,
-                        block=self.genesis.closing_block,
-                        registrations=self.registrations,
-                    ),
-                    5,
-                )
+                asked = [seen for seen in self.blocks[:-1] if seen.block == effect.block]
+                for seen in (*asked, self.blocks[-1]):
+                    self._later(index, seen, 5)
             case Closed():
-                peer.closed[effect.round] = effect
+                before = peer.closed.setdefault(effect.round, effect)
+                if before.certificate.head != effect.certificate.head:
+                    peer.conflicting.append(effect)
             case SubmitAnchor() | SubmitVerdict() | SubmitEquivocation():
                 peer.submitted.append(effect)
             case Notice():
@@ -261,19 +294,22 @@ class World:
     def _receive_body(self, index: int, update: Digest) -> None:
         peer = self.peers[index]
         peer.bodies.add(update)
-        if update in peer.wanted:
-            self._want(index, peer.wanted.pop(update))
+        for case in [case for case in peer.wanted if case[1] == update]:
+            self._want(index, peer.wanted.pop(case))
 
     def _want(self, index: int, want: WantUpdate) -> None:
         peer = self.peers[index]
         if want.update in peer.bodies:
-            held = UpdateHeld(round=want.round, author=want.author, update=want.update, valid=True)
+            valid = self._authors.get(want.update) == want.author and want.update not in self.undecodable
+            held = UpdateHeld(round=want.round, author=want.author, update=want.update, valid=valid)
             self._later(index, held, 1)
             return
-        peer.wanted[want.update] = want
+        peer.wanted[want.author, want.update] = want
         if want.fetch:
             for other, holder in enumerate(self.peers):
-                if holder.is_up and want.update in holder.bodies and not self._is_lost(other, index, self.now_ms):
+                if not holder.is_up or not holder.is_serving or want.update not in holder.bodies:
+                    continue
+                if not self._is_lost(other, index, self.now_ms):
                     self.at(self.now_ms + 20, lambda: self._receive_body(index, want.update))
                     return
 
@@ -289,7 +325,8 @@ class World:
         if not others:
             return
         answerer = self.peers[self._random.choice(others)]
-        reply = answerer.run.resync_reply(self.peers[index].run.resync_request(), lambda round: _load(answerer, round))
+        request = self.peers[index].run.resync_request()
+        reply = answerer.machine.resync_reply(request, lambda round: _load(answerer, round))
         for packet in reply.packets:
             self._later(index, PacketReceived(packet=packet), 20)
         for certificate in reply.certificates:
@@ -304,10 +341,10 @@ class World:
         return self.registrations[index].address
 
 
-def _update(parent_state: Digest, seed: Digest) -> Digest:
+def honest_update(parent_state: Digest, seed: Digest) -> Digest:
     return sha256(b"update" + parent_state + seed).digest()
 
 
-def _load(peer: SimPeer, round: Round):  # type: ignore[no-untyped-def]
+def _load(peer: SimPeer, round: Round) -> tuple[tuple[Packet, ...], Certificate] | None:
     closed = peer.closed.get(round)
     return None if closed is None else (closed.packets, closed.certificate)

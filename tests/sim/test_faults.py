@@ -1,0 +1,123 @@
+"""Faults without malice: messages lost, members dead, restarted or cut off."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from p2pdfl.types import Kind
+
+from .runs import a_world, run_checked
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("loss", [0.1, 0.2])
+def test_lost_messages_cost_time_only(loss: float) -> None:
+    draw = random.Random(f"{loss}")
+    run_checked(a_world(is_lost=lambda sender, receiver, now_ms: draw.random() < loss))
+
+
+def test_half_of_all_messages_lost_still_closes_every_round() -> None:
+    draw = random.Random(7)
+    run_checked(a_world(is_lost=lambda sender, receiver, now_ms: draw.random() < 0.5))
+
+
+def test_one_member_that_never_comes_is_waited_for_once() -> None:
+    world = a_world()
+    world.kill(2)
+    run_checked(world)
+    assert world.now_ms < 2 * (world.task.commit_ms + world.task.grace_ms)
+
+
+def test_a_dead_leader_costs_one_view() -> None:
+    world = a_world(seed=3)
+    world.run(until_ms=0)
+    leader = world.peers[0].run._now.context.assignment.leader(0)
+    world.kill(leader)
+    run_checked(world)
+    alive = next(index for index in range(4) if index != leader)
+    assert world.peers[alive].closed[0].certificate.view == 1
+    assert all(closed.certificate.view == 0 for round, closed in world.peers[alive].closed.items() if round > 0)
+
+
+@pytest.mark.parametrize("at_ms", [60, 110, 170, 230])
+def test_a_member_killed_in_the_middle_is_not_needed(at_ms: int) -> None:
+    world = a_world()
+    world.at(at_ms, lambda: world.kill(1))
+    run_checked(world)
+
+
+@pytest.mark.parametrize("at_ms", [75, 140, 260])
+def test_a_member_restarted_with_what_it_signed_catches_up_and_signs_no_slot_twice(at_ms: int) -> None:
+    world = a_world()
+    world.at(at_ms, lambda: world.kill(1))
+    world.at(at_ms + 700, lambda: world.restart(1))
+    run_checked(world)
+
+
+def test_a_member_restarted_again_and_again_is_not_taken_for_an_equivocator() -> None:
+    world = a_world()
+    for at_ms in range(50, 1500, 130):
+        world.at(at_ms, lambda: world.restart(3))
+    run_checked(world)
+
+
+def test_a_member_that_lost_its_store_follows_and_stays_silent() -> None:
+    world = a_world()
+    world.at(140, lambda: world.kill(1))
+    signed: list[int] = []
+    world.at(600, lambda: (signed.append(len(world.peers[1].sent)), world.restart(1, is_store_lost=True)))
+    run_checked(world)
+    assert len(world.peers[1].sent) == signed[0]
+
+
+def test_a_member_that_lost_its_store_signs_again_once_it_is_back_on_a_list() -> None:
+    """Silent for an epoch, it counts as absent and is left out of the next one, which it witnesses."""
+    world = a_world(task={"training_rounds": 9, "epoch_rounds": 5}, seed=2)
+    world.at(140, lambda: world.kill(1))
+    world.at(160, lambda: world.restart(1, is_store_lost=True))
+    run_checked(world)
+    spoken = {packet.envelope.round for packet in world.peers[1].sent if packet.envelope.kind == Kind.COMMIT}
+    assert min(spoken - {0}) == 10
+
+
+def test_a_store_lost_unnoticed_is_noticed_by_what_others_show() -> None:
+    """Started as if for the first time: only the round that is open can tell."""
+    world = a_world()
+    world.at(75, lambda: world.peers[1].sent.clear())
+    world.at(76, lambda: world.restart(1))
+    world.run(until_ms=60_000, until=world.is_finished)
+    assert world.peers[1].run._signs_from is None
+
+
+def test_halves_that_are_cut_off_wait_and_go_on_when_the_net_heals() -> None:
+    def is_cut(sender: int, receiver: int, now_ms: int) -> bool:
+        return 100 < now_ms < 8_000 and (sender < 2) != (receiver < 2)
+
+    world = a_world(is_lost=is_cut)
+    world.run(until_ms=7_900)
+    closed = {len(peer.closed) for peer in world.peers}
+    assert max(closed) < world.task.total_rounds
+    run_checked(world)
+
+
+def test_one_member_cut_off_follows_when_the_net_heals() -> None:
+    def is_cut(sender: int, receiver: int, now_ms: int) -> bool:
+        return 100 < now_ms < 8_000 and 3 in (sender, receiver)
+
+    world = a_world(is_lost=is_cut)
+    world.run(until_ms=7_900)
+    assert world.peers[0].run.is_finished
+    assert not world.peers[3].run.is_finished
+    run_checked(world)
+
+
+@pytest.mark.parametrize("peer_count", [1, 2, 3, 5, 7])
+def test_any_number_of_members_agrees(peer_count: int) -> None:
+    run_checked(a_world(peer_count))
+
+
+def test_slow_links_cost_views_not_agreement() -> None:
+    run_checked(a_world(latency_ms=(5, 900)))
