@@ -16,9 +16,9 @@ from p2pdfl import params
 from p2pdfl.codec import Malformed, body_digest, decode_payload, encode
 from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
 from p2pdfl.protocol.anchor import turn_ms
-from p2pdfl.protocol.assignment import Assignment, batch_seed, compute_assignment
+from p2pdfl.protocol.assignment import Assignment, batch_seed
 from p2pdfl.protocol.audit import is_party
-from p2pdfl.protocol.beacon import fix_dealings, initial_beacon, initial_parent
+from p2pdfl.protocol.beacon import initial_beacon, initial_parent
 from p2pdfl.protocol.docket import EVIDENCE_NAMES, Docket
 from p2pdfl.protocol.events import (
     Aggregated,
@@ -43,6 +43,7 @@ from p2pdfl.protocol.events import (
     Trained,
     UpdateHeld,
 )
+from p2pdfl.protocol.history import ClosedRound, committed_lately, compute_context, compute_next_epoch
 from p2pdfl.protocol.membership import EpochMembers, select_members
 from p2pdfl.protocol.refusal import Ignore, Refusal, Reject
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply, packet_id
@@ -57,13 +58,11 @@ from p2pdfl.types import (
     Close,
     Commit,
     Contents,
-    Dealing,
     Digest,
     Envelope,
     Epoch,
     Judge,
     Kind,
-    Member,
     MemberIndex,
     Notarize,
     Outcome,
@@ -89,29 +88,6 @@ class Genesis:
     closing_number: BlockNumber
     closing_block: Digest
     registrations: tuple[Registration, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClosedRound:
-    """What later rounds, audits and resyncs still need of a closed round."""
-
-    round: Round
-    epoch: EpochMembers
-    beacon: Digest
-    assignment: Assignment
-    parent_state: Digest
-    contents: Contents
-    state: Digest
-    certificate: Certificate
-    dealings: tuple[Dealing, ...]
-    """Of the COMMITs that the head names."""
-    packets: tuple[Packet, ...]
-
-    def updates_by_address(self) -> dict[Address, Digest]:
-        return {self.epoch.addresses[entry.member]: entry.update for entry in self.contents.updates}
-
-    def committed(self) -> set[Address]:
-        return {self.epoch.addresses[entry.member] for entry in self.contents.commits}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -469,55 +445,21 @@ class Run:
         return self._open
 
     def _open_round(self, round: Round, now_ms: int) -> list[Effect]:
-        task, setup = self.setup.task, self.setup
-        epoch = self.epochs[task.epoch_of(round)]
-        last = self._history.get(round - 1)
-        audited_round = self._history.get(round - params.AUDIT_LAG)
-        unbanned = [index for index, address in enumerate(epoch.addresses) if address not in self.banned]
-        present = frozenset(
-            range(epoch.count)
-            if last is None
-            else (epoch.indices[address] for address in last.committed() if address in epoch.indices)
-        )
-        assignment = compute_assignment(
-            beacon=self._beacons[round],
-            unbanned=unbanned,
-            present=present,
-            audit_fraction=task.audit_fraction,
-            audited=[]
-            if audited_round is None
-            else [
-                epoch.indices[address]
-                for address in audited_round.updates_by_address()
-                if address in epoch.indices and address not in self.banned
-            ],
-            is_training_round=round < task.training_rounds,
-        )
-        has_successor = epoch.epoch + 1 < task.epoch_count
-        fixed = None
-        if last is not None:
-            fixed = fix_dealings(
-                task=setup.task_id, round=round - 1, head=self._head, holders=epoch, dealings=last.dealings
-            )
-        context = RoundContext(
+        setup = self.setup
+        context = compute_context(
+            task=setup.task,
+            task_id=setup.task_id,
             round=round,
-            epoch=epoch,
+            epochs=self.epochs,
+            closed=self._history,
+            beacon=self._beacons[round],
             parent=self._head,
             parent_state=self._state,
             chain_block=self._chain_block,
-            beacon=self._beacons[round],
-            fixed=fixed,
-            dealt_to=self.epochs.get(task.epoch_of(round + 1), epoch),
-            assignment=assignment,
-            is_training_round=round < task.training_rounds,
             banned=frozenset(self.banned),
-            present=present,
-            undelivered=frozenset(epoch.indices[address] for address in self._undelivered if address in epoch.indices),
-            next_members=self.epochs[epoch.epoch + 1].list_hash
-            if has_successor and round == epoch.last_round
-            else ZERO_DIGEST,
-            chooses_next_members=has_successor and round == epoch.last_round - 1,
+            undelivered=self._undelivered,
         )
+        epoch = context.epoch
         me = epoch.indices.get(setup.address)
         if self._signs_from is None and round == epoch.first_round and round > 0 and not self._followed:
             self._signs_from = round
@@ -629,41 +571,26 @@ class Run:
     def _latest_block(self) -> Digest:
         return max(self._chain, key=lambda block: self._chain[block].number)
 
-    def _next_members(self, contents: Contents, block: Digest) -> tuple[Member, ...] | None:
-        """Registered as of `block`, and not banned, absent or exiting; None if that block is not known here or older
-        than the parent head's."""
+    def _next_epoch(self, contents: Contents, block: Digest) -> EpochMembers | None:
+        """None if that block is not known here or older than the parent head's."""
         snapshot = self._chain.get(block)
         if snapshot is None or snapshot.number < self._chain[self._chain_block].number:
             return None
-        seen = {self.epoch.addresses[entry.member] for entry in contents.commits}
-        for round in range(self.round - params.ABSENT_ROUNDS + 1, self.round):
-            if round in self._history:
-                seen |= self._history[round].committed()
-        absent = set(self.epoch.addresses) - seen
-        banned = self.banned.keys() | self.docket.bans(contents).keys()
-        following = select_members(snapshot.registrations, excluded=banned | absent)
-        if following:
-            return following
-        # all want to leave at once: no list would have no next one, so they stay for another epoch
-        return tuple(member for member in self.epoch.members if member.address not in banned) or self.epoch.members
-
-    def _next_list_hash(self, contents: Contents, block: Digest) -> Digest | None:
-        members = self._next_members(contents, block)
-        return None if members is None else self._next_epoch(members).list_hash
-
-    def _next_epoch(self, members: tuple[Member, ...]) -> EpochMembers:
-        following = self.epoch.epoch + 1
-        return EpochMembers(
-            epoch=following,
-            first_round=self.epoch.last_round + 1,
-            last_round=self.setup.task.last_round_of(following),
-            members=members,
+        return compute_next_epoch(
+            self.setup.task,
+            self.epoch,
+            snapshot.registrations,
+            committed=committed_lately(self.round, self.epoch, contents, self._history),
+            banned=self.banned.keys() | self.docket.bans(contents).keys(),
         )
 
+    def _next_list_hash(self, contents: Contents, block: Digest) -> Digest | None:
+        following = self._next_epoch(contents, block)
+        return None if following is None else following.list_hash
+
     def _install_next_epoch(self, contents: Contents) -> Effect:
-        members = self._next_members(contents, self._chain_block)
-        assert members is not None, "the head was computed from this list"
-        epoch = self._next_epoch(members)
+        epoch = self._next_epoch(contents, self._chain_block)
+        assert epoch is not None, "the head was computed from this list"
         self.epochs[epoch.epoch] = epoch
         return self._members_notice(epoch)
 
