@@ -75,8 +75,9 @@ contracts-check: $(READY)
 	@$(BIN)/python contracts/build.py --check
 
 .PHONY: bench
-bench: $(READY) ## what a round costs a peer, part by part
-	@$(BIN)/python benchmarks/round.py $(ARGS)
+bench: $(READY) ## what a round costs a peer, part by part; aggregation by itself
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/round.py
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/aggregate.py
 
 .PHONY: clean
 clean: ## remove what make made: .venv, caches; runs/ stays
