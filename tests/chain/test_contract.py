@@ -456,9 +456,9 @@ def test_slash_by_verdict__reverts(started: World, words: dict[str, int], reason
 
 def test_verdict_comes_within_lag_and_verdict_rounds_of_the_audited_round(started: World) -> None:
     started.anchor(0, MEMBERS, MEMBERS)
-    latest = started.verdict(MEMBERS, [2, 3], epoch=1, round=5, audited_round=1)
+    latest = started.verdict(MEMBERS, [2, 3], epoch=1, round=6, audited_round=1)
     assert started.reason(STRANGER, "slash_by_verdict", *latest) is None
-    late = started.verdict(MEMBERS, [2, 3], epoch=1, round=6, audited_round=1)
+    late = started.verdict(MEMBERS, [2, 3], epoch=1, round=7, audited_round=1)
     assert started.reason(STRANGER, "slash_by_verdict", *late) == "audit too late"
     before_epoch = started.verdict(MEMBERS, [2, 3], epoch=1, round=3, audited_round=1)
     assert started.reason(STRANGER, "slash_by_verdict", *before_epoch) == "round not in epoch"
@@ -595,7 +595,7 @@ def test_a_member_waits_until_its_last_rounds_are_audited_and_anchored(started: 
     started.anchor(0, MEMBERS, staying)
     assert started.reason(leaver, "withdraw") == "audits pending"
     started.anchor(1, staying, staying)
-    # its last round was 3, so verdicts come until 3 + 2 + 2 = 7; epoch 1 starts at 4, epoch 2 at 8
+    # its last round was 3, so verdicts come until 3 + 2 + 3 = 8; epoch 1 starts at 4, epoch 2 at 8
     assert started.reason(leaver, "withdraw") == "audits pending"
     started.anchor(2, staying, staying)
     assert started.reason(leaver, "withdraw") is None

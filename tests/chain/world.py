@@ -21,9 +21,9 @@ from p2pdfl.chain.evm import Evm, RpcError
 from p2pdfl.task import Task
 
 TASK = Task(
-    training_rounds=26,
+    training_rounds=25,
     epoch_rounds=4,
-    verdict_rounds=2,
+    verdict_rounds=3,
     members_min=4,
     deposit_wei=10_000,
     verdict_slash_wei=3_000,
