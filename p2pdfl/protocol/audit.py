@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from p2pdfl import params
 from p2pdfl.codec import body_digest
 from p2pdfl.crypto.envelope import BadSignature, Domain, recover
+from p2pdfl.protocol.assignment import Assignment
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.types import (
+    Accuse,
     Ballot,
     Digest,
     Envelope,
@@ -42,6 +45,29 @@ def judge_envelope(task: Digest, entry: VerdictEntry) -> Envelope:
     )
 
 
+def accused_case(envelope: Envelope, accuse: Accuse, accuser: MemberIndex) -> VerdictEntry:
+    """The case that an ACCUSE opens; its outcome is for the jurors to fill in."""
+    return VerdictEntry(
+        epoch=envelope.epoch,
+        round=envelope.round,
+        accused=accuse.accused,
+        accuser=accuser,
+        audited_round=accuse.audited_round,
+        outcome=Outcome.VOID,
+    )
+
+
+def judged_case(envelope: Envelope, judge: Judge) -> VerdictEntry:
+    return VerdictEntry(
+        epoch=envelope.epoch,
+        round=envelope.round,
+        accused=judge.accused,
+        accuser=judge.accuser,
+        audited_round=judge.audited_round,
+        outcome=judge.outcome,
+    )
+
+
 def loser(entry: VerdictEntry) -> MemberIndex | None:
     match entry.outcome:
         case Outcome.GUILTY | Outcome.OBJECTIVE:
@@ -50,6 +76,18 @@ def loser(entry: VerdictEntry) -> MemberIndex | None:
             return entry.accuser
         case _:
             return None
+
+
+def is_case(entry: VerdictEntry, assignment: Assignment | None) -> bool:
+    """Whether this accusation may be made at all: by the auditor that its round assigned, or by nobody, where the
+    fault is objective.  assignment: of the entry's round, None if that is not known."""
+    if entry.outcome == Outcome.OBJECTIVE:
+        return entry.accuser == entry.accused and entry.audited_round == entry.round
+    return (
+        assignment is not None
+        and assignment.audits.get(entry.accuser) == entry.accused
+        and entry.audited_round == entry.round - params.AUDIT_LAG
+    )
 
 
 def is_party(entry: VerdictEntry, member: MemberIndex) -> bool:

@@ -13,7 +13,7 @@ from p2pdfl.protocol.audit import Jury, is_verdict, loser
 from p2pdfl.protocol.evidence import SlotLedger, is_equivocation
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.refusal import Reject
-from p2pdfl.protocol.setup import Setup
+from p2pdfl.protocol.setup import Terms
 from p2pdfl.types import (
     Address,
     Contents,
@@ -37,7 +37,7 @@ EVIDENCE_NAMES: Mapping[int, str] = {
 
 @dataclass(slots=True)
 class Docket:
-    setup: Setup
+    setup: Terms
     epochs: dict[Epoch, EpochMembers]
     ledger: SlotLedger = field(default_factory=SlotLedger)
     jury: Jury = field(default_factory=Jury)

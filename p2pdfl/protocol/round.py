@@ -41,7 +41,7 @@ from p2pdfl.protocol.events import (
 )
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.refusal import Ignore, Reject
-from p2pdfl.protocol.setup import Setup
+from p2pdfl.protocol.setup import Terms
 from p2pdfl.types import (
     ZERO_DIGEST,
     Address,
@@ -104,6 +104,17 @@ class RoundContext:
     chooses_next_members: bool
     """Last-but-one round of an epoch that has a successor: the head names the next list."""
 
+    def check_of(self, task: Digest, member: MemberIndex, body: Digest, commit: Commit) -> DealingCheck:
+        """What is to be verified of a COMMIT that passed `OpenRound.check_commit`."""
+        return DealingCheck(
+            body=body,
+            commit=commit,
+            dealing_context=dealing_context(task, self.round, self.epoch.addresses[member], self.dealt_to),
+            share_context=self.fixed.share_context(member) if self.fixed else None,
+            holder_key=self.epoch.keys[member],
+            summed=self.fixed.summed[member] if self.fixed else None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:
@@ -130,7 +141,7 @@ Output = Effect | Vote
 @dataclass(slots=True)
 class OpenRound:
     context: RoundContext
-    setup: Setup
+    setup: Terms
     me: MemberIndex | None
     """None: an observer, which follows and signs nothing."""
     docket: Docket
@@ -360,19 +371,9 @@ class OpenRound:
             if body not in self.checking:
                 self.checking[body] = held
                 del self.unchecked[member, body]
-        fixed, context = self.context.fixed, self.context
+        context = self.context
         checks = tuple(
-            DealingCheck(
-                body=body,
-                commit=held.commit,
-                dealing_context=dealing_context(
-                    self.setup.task_id, context.round, self._address(held.member), context.dealt_to
-                ),
-                share_context=fixed.share_context(held.member) if fixed else None,
-                holder_key=context.epoch.keys[held.member],
-                summed=fixed.summed[held.member] if fixed else None,
-            )
-            for body, held in self.checking.items()
+            context.check_of(self.setup.task_id, held.member, body, held.commit) for body, held in self.checking.items()
         )
         return [
             CheckCommits(

@@ -17,7 +17,7 @@ from p2pdfl.codec import Malformed, body_digest, decode_payload, encode
 from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
 from p2pdfl.protocol.anchor import turn_ms
 from p2pdfl.protocol.assignment import Assignment, batch_seed
-from p2pdfl.protocol.audit import is_party
+from p2pdfl.protocol.audit import accused_case, is_case, is_party, judged_case
 from p2pdfl.protocol.beacon import initial_beacon, initial_parent
 from p2pdfl.protocol.docket import EVIDENCE_NAMES, Docket
 from p2pdfl.protocol.events import (
@@ -651,12 +651,7 @@ class Run:
         return effects
 
     def _check_accuse(self, envelope: Envelope, accuse: Accuse, accuser: MemberIndex) -> None:
-        assignment = self._assignment(envelope.round)
-        if (
-            assignment is None
-            or assignment.audits.get(accuser) != accuse.accused
-            or accuse.audited_round != envelope.round - params.AUDIT_LAG
-        ):
+        if not is_case(accused_case(envelope, accuse, accuser), self._assignment(envelope.round)):
             raise Reject("accuse: not the assigned auditor")
 
     def _on_accuse(self, packet: Packet, accuse: Accuse, accuser: MemberIndex, now_ms: int) -> list[Effect]:
@@ -671,14 +666,7 @@ class Run:
                 audited_round=accuse.audited_round,
             )
         ]
-        entry = VerdictEntry(
-            epoch=envelope.epoch,
-            round=envelope.round,
-            accused=accuse.accused,
-            accuser=accuser,
-            audited_round=accuse.audited_round,
-            outcome=Outcome.VOID,
-        )
+        entry = accused_case(envelope, accuse, accuser)
         me = epoch.indices.get(self.setup.address)
         if me is None or is_party(entry, me):
             return effects
@@ -712,29 +700,15 @@ class Run:
         )
 
     def _check_judge(self, envelope: Envelope, judge: Judge, juror: MemberIndex) -> None:
-        assignment = self._assignment(envelope.round)
-        if judge.outcome == Outcome.OBJECTIVE:
-            is_case = judge.accuser == judge.accused and judge.audited_round == envelope.round
-        else:
-            is_case = (
-                assignment is not None
-                and assignment.audits.get(judge.accuser) == judge.accused
-                and judge.audited_round == envelope.round - params.AUDIT_LAG
-            )
-        if not is_case or envelope.view != judge.accuser or juror in (judge.accuser, judge.accused):
+        case = judged_case(envelope, judge)
+        is_assigned = is_case(case, self._assignment(envelope.round))
+        if not is_assigned or envelope.view != judge.accuser or is_party(case, juror):
             raise Reject("judge: no such case")
 
     def _on_judge(self, packet: Packet, judge: Judge, juror: MemberIndex) -> list[Effect]:
         envelope = packet.envelope
         epoch = self.epochs[envelope.epoch]
-        entry = VerdictEntry(
-            epoch=envelope.epoch,
-            round=envelope.round,
-            accused=judge.accused,
-            accuser=judge.accuser,
-            audited_round=judge.audited_round,
-            outcome=judge.outcome,
-        )
+        entry = judged_case(envelope, judge)
         proof = self.docket.jury.add(entry, juror, packet.signature, epoch.jury)
         if proof is None:
             return []

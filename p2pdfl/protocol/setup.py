@@ -1,4 +1,4 @@
-"""What one member brings to a run: the task, the chain's domain, its signing key."""
+"""What a run is about, the same for all who follow it, and what one member brings to it: its signing key."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from p2pdfl.types import Address, Digest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Terms:
     task: Task
     task_id: Digest
     domain: Domain
-    signer: Signer
 
     @property
     def history_rounds(self) -> int:
         """Closed rounds kept in memory: what an audit, its verdict and a resync can still ask about."""
         return max(params.HISTORY_ROUNDS, self.task.verdict_rounds + params.AUDIT_LAG + 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(Terms):
+    signer: Signer
 
     @property
     def address(self) -> Address:
