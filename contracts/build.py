@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> int:
         ARTEFACT.write_text(compiled, encoding="utf-8")
         print(f"wrote {ARTEFACT.relative_to(ROOT)}")
     elif not ARTEFACT.exists() or ARTEFACT.read_text(encoding="utf-8") != compiled:
-        print(f"{ARTEFACT.relative_to(ROOT)} is not what {SOURCE.name} compiles to; run `make contracts`", file=sys.stderr)
+        print(
+            f"{ARTEFACT.relative_to(ROOT)} is not what {SOURCE.name} compiles to; run `make contracts`", file=sys.stderr
+        )
         return 1
     return 0
 

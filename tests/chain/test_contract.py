@@ -602,6 +602,21 @@ def test_a_member_waits_until_its_last_rounds_are_audited_and_anchored(started: 
 
 
 @pytest.mark.slow
+def test_an_epoch_that_starts_before_the_last_verdict_does_not_count(deployed: World) -> None:
+    deployed.deploy(TASK.model_copy(update={"verdict_rounds": 4}))
+    deployed.register(*PEERS[:5])
+    deployed.start(*PEERS[:5])
+    leaver, staying = PEERS[0], PEERS[1:5]
+    deployed.send(leaver, "request_exit")
+    deployed.anchor(0, PEERS[:5], staying)
+    deployed.anchor(1, staying, staying)
+    deployed.anchor(2, staying, staying)  # starts at 8; verdicts come until 3 + 2 + 4 = 9
+    assert deployed.reason(leaver, "withdraw") == "audits pending"
+    deployed.anchor(3, staying, staying)
+    assert deployed.reason(leaver, "withdraw") is None
+
+
+@pytest.mark.slow
 def test_a_member_of_the_next_list_waits_for_that_epochs_audits(started: World) -> None:
     leaver, staying = MEMBERS[0], PEERS[1:6]
     started.send(leaver, "request_exit")
