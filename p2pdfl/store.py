@@ -57,7 +57,7 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedRound:
-    """packets: the COMMITs the head names, the PROPOSE, and the ACCUSEs and JUDGEs of that round."""
+    """packets: the COMMITs the head names, the PROPOSE, and the ACCUSEs and JUDGEs heard while the round was open."""
 
     head: Head
     contents: Contents

@@ -227,7 +227,9 @@ class ReadChain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed:
-    """A round closed at this member: everything the store and the transcript keep of it."""
+    """A round closed at this member: everything the store and the transcript keep of it.
+
+    packets: the COMMITs that the head names, the PROPOSE, and the ACCUSEs and JUDGEs heard since the round before."""
 
     round: Round
     view: int

@@ -132,6 +132,8 @@ class Run:
         self._undelivered: set[Address] = set()
         self._early: dict[Address, deque[Packet]] = {}
         self._jury_packets: dict[Round, list[Packet]] = {}
+        self._jury_heard: list[Packet] = []
+        """ACCUSEs and JUDGEs taken since the last round closed, whatever their round."""
         self._cases: dict[tuple[Round, Address], list[VerdictEntry]] = {}
         """(audited round, author) -> accusations that wait for this member's replay; the outcome is filled in."""
         self._replays: dict[tuple[Round, Address], Outcome] = {}
@@ -303,13 +305,17 @@ class Run:
         effects = self._record(packet, sender)
         if isinstance(payload, Accuse):
             effects += self._on_accuse(packet, payload, sender, now_ms)
-            self._jury_packets.setdefault(envelope.round, []).append(packet)
+            self._keep_for_jury(packet)
         elif isinstance(payload, Judge):
             effects += self._on_judge(packet, payload, sender)
-            self._jury_packets.setdefault(envelope.round, []).append(packet)
+            self._keep_for_jury(packet)
         elif envelope.round == self.round:
             self._take_in_round(packet, payload, sender, now_ms)
         return effects
+
+    def _keep_for_jury(self, packet: Packet) -> None:
+        self._jury_packets.setdefault(packet.envelope.round, []).append(packet)
+        self._jury_heard.append(packet)
 
     def _check_slot(self, envelope: Envelope) -> None:
         """Bounds the slots that a member has in a round.  What is only too far ahead must be welcome later."""
@@ -517,12 +523,13 @@ class Run:
                 head=propose.head,
                 contents=contents,
                 certificate=certificate,
-                packets=packets,
+                packets=(*packets, *self._jury_heard),
                 members=context.epoch,
                 beacon=context.beacon,
                 banned=context.banned,
             )
         ]
+        self._jury_heard.clear()
         self._note_undelivered(named, contents, context.epoch)
         if context.fixed is not None:
             self._beacons[context.round + 1] = context.fixed.recover(
