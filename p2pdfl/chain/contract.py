@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,7 +13,7 @@ from eth_typing import ABI
 from eth_utils.address import to_canonical_address
 
 from p2pdfl.task import Task
-from p2pdfl.types import Address, Ballot, Digest, Head, Registration, Signature
+from p2pdfl.types import Address, Ballot, BlockNumber, Digest, Head, Point, Registration, Signature
 
 EVIDENCE_EQUIVOCATION = 5
 """`Slashed.evidence` for equivocation; a verdict's is its `types.Outcome`."""
@@ -88,9 +88,13 @@ def registration_of(entry: Sequence[Any], deposit_wei: int) -> Registration:
     return Registration(
         address=to_canonical_address(account),
         peer_id=bytes(peer_id),
-        pvss_key=bytes([2 + (pvss_y & 1)]) + pvss_x.to_bytes(32, "big"),
+        pvss_key=_point(pvss_x, pvss_y),
         exiting=is_exiting or deposit < deposit_wei,
     )
+
+
+def _point(x: int, y: int) -> Point:
+    return bytes([2 + (y & 1)]) + x.to_bytes(32, "big")
 
 
 # --- events ------------------------------------------------------------------------------------------------------
@@ -105,6 +109,8 @@ class _Event:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered(_Event):
     address: Address
+    peer_id: bytes
+    pvss_key: Point
     deposit_wei: int
 
 
@@ -160,7 +166,12 @@ def event_of(name: str, values: dict[str, Any], tx: Digest, block: int) -> Event
     match name:
         case "Registered":
             return Registered(
-                tx=tx, block=block, address=to_canonical_address(values["account"]), deposit_wei=values["deposit"]
+                tx=tx,
+                block=block,
+                address=to_canonical_address(values["account"]),
+                peer_id=bytes(values["peer_id"]),
+                pvss_key=_point(values["pvss_x"], values["pvss_y"]),
+                deposit_wei=values["deposit"],
             )
         case "Started":
             return Started(tx=tx, block=block, list_hash=bytes(values["list_hash"]))
@@ -197,3 +208,32 @@ def event_of(name: str, values: dict[str, Any], tx: Digest, block: int) -> Event
             )
         case _:
             raise ValueError(f"unknown event {name}")
+
+
+def registrations_at(events: Iterable[Event], block: BlockNumber, deposit_wei: int) -> list[Registration]:
+    """What `registrations()` answered as of a block, from the contract's events up to it; ascending by address."""
+    registered: dict[Address, Registered] = {}
+    deposits: dict[Address, int] = {}
+    exiting: set[Address] = set()
+    for event in events:
+        if event.block > block:
+            continue
+        match event:
+            case Registered():
+                registered[event.address] = event
+                deposits[event.address] = event.deposit_wei
+            case Slashed() | Withdrawn() if event.address in registered:
+                deposits[event.address] -= event.amount_wei
+            case ExitRequested():
+                exiting.add(event.address)
+            case _:
+                pass
+    return [
+        Registration(
+            address=address,
+            peer_id=registered[address].peer_id,
+            pvss_key=registered[address].pvss_key,
+            exiting=address in exiting or deposits[address] < deposit_wei,
+        )
+        for address in sorted(registered)
+    ]

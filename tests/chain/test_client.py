@@ -336,6 +336,15 @@ def test_events_of_a_range_are_in_order(started: Network) -> None:
     assert client.events(client.block().number + 1) == []
 
 
+def test_the_registry_of_any_block_follows_from_the_events(started: Network) -> None:
+    client = started.clients[0]
+    client.slash_by_equivocation(equivocation(client, 2), MEMBERS[2])
+    client.request_exit()
+    events = client.events(0)
+    for block in range(events[0].block, client.block().number + 1):
+        assert contract.registrations_at(events, block, TASK.deposit_wei) == client.registrations(block)
+
+
 # --- one chain, many senders -------------------------------------------------------------------------------------
 
 
