@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +17,11 @@ Value = str | int | float | None | Sequence[str]
 
 
 class Journal:
-    def __init__(self, path: Path) -> None:
-        """Continues a file that is there: a restarted peer adds to its story."""
+    def __init__(
+        self, path: Path, tell: Callable[[str, Mapping[str, Value]], None] = lambda event, fields: None
+    ) -> None:
+        """Continues a file that is there: a restarted peer adds to its story.  tell: hears each event as well."""
+        self._tell = tell
         self._file = path.open("a", encoding="utf-8")
         self._start_s = time.monotonic()
         self._turn = threading.Lock()
@@ -49,6 +52,7 @@ class Journal:
         with self._turn:
             self._file.write(line + "\n")
             self._file.flush()
+        self._tell(event, fields)
 
     @contextmanager
     def working(self, activity: Activity) -> Iterator[None]:

@@ -33,7 +33,7 @@ from p2pdfl.compute import Compute
 from p2pdfl.crypto import group
 from p2pdfl.crypto.envelope import Domain, Signer, possession_digest
 from p2pdfl.crypto.keys import Keys
-from p2pdfl.journal import Journal
+from p2pdfl.journal import Journal, Value
 from p2pdfl.keyfile import KeyFileError, load_or_create
 from p2pdfl.learning.learner import Learner, check_reference
 from p2pdfl.net.discovery import bootstrap_peer
@@ -223,7 +223,10 @@ class _Peer:
             raise PeerError(f"{options.home}: {error.strerror}") from None
         keys = load_or_create(options.home / "key", secrets.token_bytes)
         store_type = ForgetfulStore if options.byzantine else Store
-        with store_type(options.home / "store.sqlite") as store, Journal(options.home / "events.jsonl") as journal:
+        with (
+            store_type(options.home / "store.sqlite") as store,
+            Journal(options.home / "events.jsonl", _tell) as journal,
+        ):
             self._say(f"computing the task's reference replay ({file.task.name})")
             learner = await trio.to_thread.run_sync(Learner, file.task)
             await trio.to_thread.run_sync(check_reference, file.task)
@@ -380,6 +383,22 @@ class _Peer:
         print(text, flush=True)
 
 
+def _tell(event: str, fields: Mapping[str, Value]) -> None:
+    """One line for a person about what matters to one."""
+    text = {
+        "round": "round {round}: accuracy {accuracy:.3f}, {updates} updates, {seconds:.1f} s",
+        "accusation": "round {round}: {accuser} accuses {accused} of its update of round {audited_round}",
+        "verdict": "round {round}: the jury finds {outcome}, {accused} accused by {accuser}",
+        "equivocation": "round {round}: {member} signed twice in one slot",
+        "ban": "round {round}: {member} is banned ({evidence})",
+        "anchor": "round {round} is anchored on chain: {tx}",
+        "slash": "{member} is slashed ({evidence}): {tx}",
+        "chain_error": "chain: {what}: {error}",
+    }.get(event)
+    if text is not None:
+        print(text.format(**fields), flush=True)
+
+
 def _check_registered(registrations: Sequence[Registration], keys: Keys) -> None:
     for entry in registrations:
         group.check(entry.pvss_key)
@@ -395,7 +414,6 @@ async def _patiently(work: Callable[[], T], journal: Journal) -> T:
             with journal.waiting("chain"):
                 return await trio.to_thread.run_sync(work, abandon_on_cancel=True)  # type: ignore[call-arg]
         except ChainUnreachable as error:
-            print(f"the chain does not answer, trying again in {delay_s:g} s: {error}", file=sys.stderr, flush=True)
             journal.write("chain_error", {"what": "joining", "error": str(error)})
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, params.CHAIN_RETRY_S_MAX)
