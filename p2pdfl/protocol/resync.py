@@ -38,11 +38,15 @@ def packet_id(packet: Packet) -> PacketId:
 def compute_reply(
     request: ResyncRequest, packets: Iterable[Packet], certificates: Sequence[Certificate]
 ) -> ResyncReply:
-    """As much of it as fits; what does not comes with the next request."""
+    """As much of it as fits; what does not comes with the next request.
+
+    By kind, COMMITs first: a head is closed with what it names, and votes come as certificates too.  So junk votes of
+    which the asker takes none cannot keep it from what it needs.
+    """
     have = set(request.have)
     chosen: list[Packet] = []
     size = 0
-    for packet in packets:
+    for packet in sorted(packets, key=lambda packet: packet.envelope.kind):
         if packet_id(packet) in have:
             continue
         size += len(packet.payload) + 256
