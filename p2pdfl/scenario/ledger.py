@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from web3.types import RPCEndpoint
 
-from p2pdfl.chain.client import ChainClient, deploy
+from p2pdfl.chain.client import Block, ChainClient, deploy
 from p2pdfl.chain.contract import EVIDENCE_EQUIVOCATION, Anchored, Event, Slashed
 from p2pdfl.chain.devchain import DEPLOYER_SECRET
 from p2pdfl.chain.rpc import HttpRpc
 from p2pdfl.scenario.summary import AnchorRow, SlashRow
 from p2pdfl.task import Deployment, Task, TaskFile
-from p2pdfl.types import Outcome
+from p2pdfl.types import Digest, Outcome
 
 EVIDENCE_NAMES = {**{int(outcome): outcome.name.lower() for outcome in Outcome}, EVIDENCE_EQUIVOCATION: "equivocation"}
 
@@ -23,6 +24,8 @@ EVIDENCE_NAMES = {**{int(outcome): outcome.name.lower() for outcome in Outcome},
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainRecord:
     events: list[Event]
+    blocks: list[Block]
+    """The block that closed registration, and those that heads name, as far as they are on the chain; ascending."""
     anchors: list[AnchorRow]
     slashes: list[SlashRow]
 
@@ -32,16 +35,18 @@ def publish(rpc: str, task: Task) -> TaskFile:
     return TaskFile(task=task, chain=deploy(rpc, DEPLOYER_SECRET, task))
 
 
-def read(file: TaskFile) -> ChainRecord:
-    """Everything that happened in the contract.  Raises ChainError."""
+def read(file: TaskFile, named: Collection[Digest] = ()) -> ChainRecord:
+    """Everything that happened in the contract.  named: blocks that heads name.  Raises ChainError."""
     assert file.chain is not None, "the task is published"
     client = ChainClient(file.chain, file.task)
     try:
         events = client.events(0)
+        blocks = [client.start_block(), *(client.block_of(block) for block in named)]
     finally:
         client.close()
     return ChainRecord(
         events=events,
+        blocks=sorted({block for block in blocks if block is not None}),
         anchors=[_anchor(event, file.chain) for event in events if isinstance(event, Anchored)],
         slashes=[
             SlashRow(
@@ -61,6 +66,7 @@ def export(path: Path, file: TaskFile, record: ChainRecord) -> None:
     content = {
         "note": "events of the task's contract as reported by this machine's own development chain",
         **file.chain.model_dump(mode="json"),
+        "blocks": [{"number": block.number, "hash": "0x" + block.hash.hex()} for block in record.blocks],
         "events": [_as_json(event) for event in record.events],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

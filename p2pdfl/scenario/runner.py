@@ -22,7 +22,7 @@ import platform
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -43,6 +43,7 @@ from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, st
 from p2pdfl.scenario.spec import Scenario
 from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, describe_end, summarize
 from p2pdfl.store import Store, StoreError
+from p2pdfl.types import Digest
 
 POLL_S = 0.2
 FIRST_ADDRESS_S = 60.0
@@ -112,9 +113,9 @@ class _Run:
             stop([peer.process for peer in self.peers])
             self._read_what_is_left()
             wall_seconds = time.monotonic() - started_s
-            anchors, slashes = self._ask_the_chain(published)
+            named_blocks = self._keep_the_outcome()
+            anchors, slashes = self._ask_the_chain(published, named_blocks)
         records = [peer.record for peer in self.peers]
-        self._keep_the_outcome()
         summary = summarize(self.scenario, records, anchors, slashes, wall_seconds=wall_seconds, problems=self.problems)
         report.write(self.directory, self.scenario, records, summary)
         return summary
@@ -244,17 +245,20 @@ class _Run:
             if peer.record.malformed_lines and peer.record.name not in self.scenario.behaviours and not peer.is_killed:
                 self.problems.append(f"{peer.record.name}: {peer.record.malformed_lines} events not understood")
 
-    def _ask_the_chain(self, published: task_file.TaskFile) -> tuple[list[AnchorRow], list[SlashRow]]:
+    def _ask_the_chain(
+        self, published: task_file.TaskFile, named_blocks: Collection[Digest]
+    ) -> tuple[list[AnchorRow], list[SlashRow]]:
         try:
-            record = ledger.read(published)
+            record = ledger.read(published, named_blocks)
         except ChainError as error:
             self.problems.append(f"the chain cannot be read: {error}")
             return [], []
         ledger.export(self.directory / "chain.json", published, record)
         return record.anchors, record.slashes
 
-    def _keep_the_outcome(self) -> None:
-        """The model and the transcript of the honest peer that closed most rounds."""
+    def _keep_the_outcome(self) -> set[Digest]:
+        """The model and the transcript of the honest peer that closed most rounds; the chain blocks its heads name."""
+        blocks: set[Digest] = set()
         honest = [peer for peer in self.peers if peer.record.name not in self.scenario.behaviours]
         witness = max(honest, key=lambda peer: (peer.record.result is not None, len(peer.record.rounds)))
         model = witness.home / "model.safetensors"
@@ -264,10 +268,12 @@ class _Run:
             if (witness.home / "store.sqlite").exists():
                 with Store(witness.home / "store.sqlite") as store:
                     missing = store.export_transcript(self.directory / "transcript")
+                    blocks = store.chain_blocks()
                 if missing:
                     self.problems.append(f"the transcript lacks {len(missing)} updates that heads name")
         except (OSError, StoreError) as error:
             self.problems.append(f"the outcome could not be kept: {error}")
+        return blocks
 
 
 def _read_addresses(home: Path) -> list[str]:
