@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pdfl.chain import bounded_json
@@ -16,6 +16,7 @@ _values = st.recursive(
 
 
 @given(_values)
+@settings(max_examples=20, deadline=None)
 def test_shallow_values_are_parsed(value: object) -> None:
     assert bounded_json.loads(json.dumps(value).encode()) == value
 

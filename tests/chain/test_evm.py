@@ -89,7 +89,7 @@ def test_raw_transaction__refused__any_bytes(started: World, data: bytes) -> Non
 
 
 @given(st.integers(0, 400), st.integers(0, 255))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_raw_transaction__survives__any_changed_byte(started: World, position: int, byte: int) -> None:
     signed = bytearray.fromhex(raw(started.evm, nonce=10**6)[2:])
     signed[position % len(signed)] = byte
