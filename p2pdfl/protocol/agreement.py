@@ -173,6 +173,7 @@ def is_justified(*, view: View, head: Digest, notarization: Certificate | None, 
         if notarization.kind != Kind.NOTARIZE or notarization.head != head or notarization.view >= view:
             return False
         first_skipped = notarization.view + 1
-    return [skip.view for skip in skips] == list(range(first_skipped, view)) and all(
-        skip.kind == Kind.CLOSE and skip.head == ZERO_DIGEST for skip in skips
+    return len(skips) == view - first_skipped and all(
+        (skip.kind, skip.head, skip.view) == (Kind.CLOSE, ZERO_DIGEST, first_skipped + place)
+        for place, skip in enumerate(skips)
     )
