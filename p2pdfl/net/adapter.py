@@ -22,6 +22,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import IOException
 from libp2p.io.trio import TrioTCPStream
@@ -35,6 +36,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools.anyio_service.api import ServiceAPI
 from libp2p.tools.anyio_service.trio_manager import TrioManager
@@ -72,9 +74,9 @@ def create_host(
     key_pair = create_new_key_pair(key_seed)
     host = new_host(
         key_pair=key_pair,
-        # As shipped, plaintext and secio are on offer too.
+        # As shipped, TLS, secio and plaintext are on offer too.
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
-        muxer_preference="YAMUX",
+        muxer_opt={TProtocol(YAMUX_ID): Yamux},  # as shipped, Mplex too, which has no flow control
         transports=[CountedTCP(counters)],
         connection_config=ConnectionConfig(
             max_connections=connections_max, min_connections=0, low_watermark=0, high_watermark=connections_max
@@ -191,8 +193,13 @@ class SilentConnections:
 
 
 async def open_stream(host: BasicHost, peer: ID, protocol: str) -> INetStream:
-    """Raises SwarmException, or StreamFailure if the peer does not speak the protocol."""
-    return await host.new_stream(peer, [TProtocol(protocol)])
+    """Raises SwarmException if there is no connection, StreamFailure if the peer does not agree on the protocol."""
+    try:
+        return await host.new_stream(peer, [TProtocol(protocol)])
+    except (SwarmException, StreamFailure):
+        raise
+    except Exception as error:  # as shipped, an answer that is not UTF-8 is one
+        raise StreamFailure("the peer's negotiation makes no sense") from error
 
 
 async def read_some(stream: INetStream, bytes_max: int) -> bytes:

@@ -10,8 +10,9 @@ from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
+from libp2p.io.exceptions import IOException
+from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.exceptions import SwarmException
-from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 
 from p2pdfl.net import adapter
@@ -62,7 +63,7 @@ class Requests:
             raise Unreachable("no reply in time") from None
         except SwarmException as error:
             raise Unreachable("connection lost") from error
-        except (StreamFailure, StreamError, _Broken) as error:
+        except (StreamFailure, IOException, RawConnError, _Broken) as error:
             raise Refused(str(error) or "stream ended by the peer") from error
         self._counters["requests_sent"] += 1
         return reply
@@ -81,7 +82,7 @@ class Requests:
                     await _write(stream, await handle(peer.to_base58().encode(), request))
                     await stream.close()
                 self._counters["requests_served"] += 1
-            except (trio.TooSlowError, StreamError, _Broken):
+            except (trio.TooSlowError, IOException, RawConnError, _Broken):
                 self._counters["refused: request broken off"] += 1
                 await adapter.reset_quietly(stream)
             except Exception:  # noqa: BLE001 - a request that a handler fails on costs its sender one stream

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
 
-from p2pdfl.net import adapter
+import pytest
+import trio
+from libp2p.tools.anyio_service import Service
+from multiaddr import Multiaddr
+
+from p2pdfl.net import Network, adapter
+
+from .loopback import network, peer_of
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,3 +22,70 @@ def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPat
 
 def test_the_installed_version_is_the_one_the_repairs_are_for() -> None:
     adapter.check_version()
+
+
+class Failing(Service):
+    """One task that fails once, and one that the service cannot do without, which fails at first."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.recovered = trio.Event()
+
+    async def run(self) -> None:
+        self.manager.run_task(self.fail)
+        self.manager.run_daemon_task(self.fail_at_first)
+        await self.manager.wait_finished()
+
+    async def fail(self) -> None:
+        raise RuntimeError("remote-triggered")
+
+    async def fail_at_first(self) -> None:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise RuntimeError("remote-triggered")
+        self.recovered.set()
+        await trio.sleep_forever()
+
+
+async def test_a_failing_task_ends_itself_and_not_its_service() -> None:
+    service, counters = Failing(), Counter[str]()
+    async with adapter.running(service, counters):
+        with trio.fail_after(5):
+            await service.recovered.wait()
+        assert service.manager.is_running
+    assert counters["contained: task"] == 2
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_only_a_connection_whose_ping_stays_unanswered_is_closed(pair: tuple[Network, Network]) -> None:
+    one, other = pair
+    connection = adapter.swarm_of(one._host).connections[peer_of(other)][0]
+    silent = adapter.SilentConnections(one._host, silent_s=0.01)
+    connection.muxed_conn._ping_id, connection.muxed_conn._ping_event = 1, trio.Event()
+    assert await silent.close() == 0
+    connection.muxed_conn._ping_event.set()
+    assert await silent.close() == 0
+    connection.muxed_conn._ping_id, connection.muxed_conn._ping_event = 2, trio.Event()
+    with trio.fail_after(5):
+        while await silent.close() == 0:
+            await trio.lowlevel.checkpoint()
+    assert connection.is_closed
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_nobody_is_dialled_for_having_an_address() -> None:
+    async with network("one") as one, network("other") as other:
+        one._host.get_peerstore().add_addrs(peer_of(other), [Multiaddr(other.addresses[0])], 60)
+        await adapter.swarm_of(one._host).auto_connector.maybe_connect()
+        assert not one._host.get_connected_peers()
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_only_noise_and_yamux_over_tcp_are_on_offer() -> None:
+    async with network("one") as one:
+        upgrader = adapter.swarm_of(one._host).upgrader
+        assert list(upgrader.security_multistream.transports) == ["/noise"]
+        assert list(upgrader.muxer_multistream.transports) == ["/yamux/1.0.0"]

@@ -37,6 +37,15 @@ async def test_eight_peers_find_each_other_from_one_bootstrap_and_hear_everyone_
             assert peer.counters["copies_sent"] <= 7 + 7 * 3
 
 
+async def test_whom_the_author_cannot_reach_hears_it_from_another() -> None:
+    async with networks(5) as (author, unreached, *others):
+        author.admit([other.peer_id for other in others])
+        for number in range(10):
+            await author.publish(b"%d" % number)
+            with trio.fail_after(5):
+                assert (await unreached.incoming.receive()).data == b"%d" % number
+
+
 async def test_a_message_that_is_too_long_is_refused_where_it_is_published(pair: tuple[Network, Network]) -> None:
     one, other = pair
     with pytest.raises(ValueError, match="bytes in one message"):

@@ -16,7 +16,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
 from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 
-from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net import Limits, Network, Refused, adapter
 
 from .loopback import (
     GOSSIP,
@@ -150,6 +150,17 @@ async def test_a_handler_that_raises(scene: tuple[Network, Network, Stranger]) -
     stream = await connection.new_stream()
     await stream.write(encode_varint_prefixed(b"\xff\xfe\n"))
     await counted(victim, "contained: stream")
+    await assert_works(victim, friend)
+
+
+async def test_a_negotiation_that_makes_no_sense(scene: tuple[Network, Network, Stranger]) -> None:
+    async def babble(stream: INetStream) -> None:
+        await stream.write(encode_varint_prefixed(b"\xff\xfe\n"))
+
+    victim, friend, attacker = scene
+    adapter.swarm_of(attacker.host).set_stream_handler(babble)
+    with pytest.raises(Refused):
+        await victim.request(attacker.id.to_base58().encode(), "/test/1", b"", reply_bytes_max=0, timeout_s=2)
     await assert_works(victim, friend)
 
 
