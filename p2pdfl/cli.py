@@ -57,6 +57,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     scenario.set_defaults(run=_scenario)
 
+    verify = commands.add_parser(
+        "verify",
+        help="check a finished run again, from what it left behind",
+        description="Check a finished run from its transcript and its chain's events alone: signatures, beacons, "
+        "assignments, verdicts, member lists, every aggregate, anchors and slashes.  Exit code 0 if all that could be "
+        "checked is right, 1 if not, 2 if there is no run to check.",
+    )
+    verify.add_argument("directory", type=Path, metavar="RUN_DIR", help="runs/<name>")
+    verify.add_argument(
+        "--replay",
+        type=_count,
+        default=0,
+        metavar="K",
+        help="also train K sampled updates again, and every one that a verdict is about (default: none)",
+    )
+    verify.add_argument("--json", action="store_true", help="print the findings as JSON")
+    verify.add_argument(
+        "--trust-code", action="store_true", help="run the model and data functions that the task brings, if any"
+    )
+    verify.set_defaults(run=_verify)
+
     devchain = commands.add_parser(
         "devchain",
         help="start a chain on this machine with a task on it, for peers started by hand",
@@ -78,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**16:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 (any that is free) to {2**16 - 1}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count")
     return int(text)
 
 
@@ -104,6 +131,37 @@ def _scenario(options: argparse.Namespace) -> int:
         return _complain(str(error), EXIT_FAILED)
     report.print_verdict(console, options.out / summary.scenario, summary)
     return EXIT_OK if summary.ok else EXIT_NOT_AS_EXPECTED
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from p2pdfl import runtime
+    from p2pdfl.verify.files import Unusable
+    from p2pdfl.verify.findings import lines
+    from p2pdfl.verify.verification import verify
+
+    try:
+        runtime.check()
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+            rounds = progress.add_task("rounds", total=None)
+            report = verify(
+                options.directory,
+                replays=options.replay,
+                trust_code=options.trust_code,
+                on_round=lambda done, total: progress.update(rounds, completed=done, total=total),
+            )
+    except (Unusable, runtime.BrokenInstall) as error:
+        return _complain(str(error), EXIT_USAGE)
+    if options.json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print("\n".join(lines(report)))
+        print(
+            f"{options.directory}: {'ok' if report.ok else 'NOT ok'}, {report.rounds} of {report.rounds_of_task} rounds"
+        )
+    return EXIT_OK if report.ok else EXIT_NOT_AS_EXPECTED
 
 
 def _devchain(options: argparse.Namespace) -> int:
