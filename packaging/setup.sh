@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes .venv with everything in it.  Called by make; PYTHON and TORCH come from there.
 #
-# petlib is built from source, so a C compiler and the headers of OpenSSL and Python are needed.  What is missing is
-# installed where that is possible without a question (root, or sudo without a password); else one line says what to run.
+# petlib and libp2p's fastecdsa are built from source, so a C compiler and the headers of Python, OpenSSL and GMP are
+# needed.  What is missing is installed where that is possible without a question (root, or sudo without a password);
+# else one line says what to run.
 set -eu
 
 : "${PYTHON:=python3}" "${TORCH:=torch}" "${VENV:=.venv}"
@@ -24,9 +25,10 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
     compiler=${CC:-cc}
     command -v "$compiler" >/dev/null 2>&1 || compiler=gcc
     if ! command -v "$compiler" >/dev/null 2>&1; then
-        missing="$missing gcc libc6-dev libssl-dev"
+        missing="$missing gcc libc6-dev libssl-dev libgmp-dev"
     else
         printf '#include <stdlib.h>\n' | "$compiler" -E - >/dev/null 2>&1 || missing="$missing libc6-dev"
+        printf '#include <gmp.h>\n' | "$compiler" -E - >/dev/null 2>&1 || missing="$missing libgmp-dev"
         printf '#include <openssl/ec.h>\n' | "$compiler" -E - >/dev/null 2>&1 || missing="$missing libssl-dev"
     fi
     printf '%s' "${missing# }"
@@ -65,7 +67,8 @@ fi
 
 # torch first and by its exact version: left to the resolver, another package's wish may bring a build with gigabytes of
 # CUDA.  The stand-in for msgpack-python in the same command as petlib, which asks for it (docs/adr/0001-msgpack.md).
+# --use-pep517: without it, an older pip lets petlib fetch its own build requirements, and misses one of them.
 "$VENV/bin/python" -m pip install --disable-pip-version-check "$TORCH"
-"$VENV/bin/python" -m pip install --disable-pip-version-check ./packaging/msgpack-python -e '.[dev]'
+"$VENV/bin/python" -m pip install --disable-pip-version-check --use-pep517 ./packaging/msgpack-python -e '.[dev]'
 
 "$VENV/bin/python" -c 'from p2pdfl import runtime; runtime.check()'
