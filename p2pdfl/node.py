@@ -67,7 +67,7 @@ from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound
 from p2pdfl.store import Store
-from p2pdfl.types import Certificate, Digest, Packet, Round
+from p2pdfl.types import Address, Certificate, Digest, Packet, Round
 
 T = TypeVar("T")
 
@@ -112,7 +112,8 @@ class Node:
     """Author's peer id -> its last update bodies that no verified COMMIT names, or none yet."""
     _own: dict[Digest, bytes] = field(default_factory=dict)
     """Own updates before they are revealed."""
-    _wanted: dict[Digest, WantUpdate] = field(default_factory=dict)
+    _wanted: dict[Digest, dict[Address, WantUpdate]] = field(default_factory=dict)
+    """By digest, then by author: a cheater may commit to another's digest, and must not take its place."""
     _fetching: set[Digest] = field(default_factory=set)
     _states: OrderedDict[Digest, State] = field(default_factory=OrderedDict)
     _heads: dict[Round, Digest] = field(default_factory=dict)
@@ -302,9 +303,10 @@ class Node:
             self.journal.refused["update is too long"] += 1
             return
         digest = sha256(update).digest()
-        want = self._wanted.pop(digest, None)
-        if want is not None:
-            self._nursery.start_soon(self._report_held, want, update)
+        wanted = self._wanted.pop(digest, None)
+        if wanted is not None:
+            for want in wanted.values():
+                self._nursery.start_soon(self._report_held, want, update)
             return
         # the body may overtake its COMMIT; nobody gets to fill this node's memory with bodies that nothing names
         strays = self._strays.setdefault(origin, OrderedDict())
@@ -313,9 +315,8 @@ class Node:
             strays.popitem(last=False)
 
     def _on_announced(self, digest: Digest, origin: bytes) -> None:
-        want = self._wanted.get(digest)
-        if want is not None:
-            self._fetch(want, first=origin)
+        if digest in self._wanted:
+            self._fetch(digest, first=origin)
 
     def _want(self, want: WantUpdate) -> None:
         update = next((strays[want.update] for strays in self._strays.values() if want.update in strays), None)
@@ -323,27 +324,27 @@ class Node:
         if update is not None:
             self._nursery.start_soon(self._report_held, want, update)
             return
-        self._wanted[want.update] = want
+        self._wanted.setdefault(want.update, {})[want.author] = want
         if want.fetch:
             author = next(
                 (member.peer_id for member in self.machine.epoch.members if member.address == want.author), None
             )
-            self._fetch(want, first=author)
+            self._fetch(want.update, first=author)
 
-    def _fetch(self, want: WantUpdate, first: bytes | None) -> None:
-        if want.update not in self._fetching:
-            self._fetching.add(want.update)
-            self._nursery.start_soon(self._fetch_from, want, first)
+    def _fetch(self, digest: Digest, first: bytes | None) -> None:
+        if digest not in self._fetching:
+            self._fetching.add(digest)
+            self._nursery.start_soon(self._fetch_from, digest, first)
 
-    async def _fetch_from(self, want: WantUpdate, first: bytes | None) -> None:
+    async def _fetch_from(self, digest: Digest, first: bytes | None) -> None:
         connected = self.network.connected()
         others = sorted(connected - {first})
         random.shuffle(others)
         holders = [*([first] if first in connected and first is not None else []), *others]
         try:
-            update = await self.network.fetch(want.update, holders, bytes_max=self.compute.update_bytes_max)
+            update = await self.network.fetch(digest, holders, bytes_max=self.compute.update_bytes_max)
         finally:
-            self._fetching.discard(want.update)
+            self._fetching.discard(digest)
         if update is not None:
             self._receive_body(update, self.network.peer_id)
 

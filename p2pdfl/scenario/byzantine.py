@@ -68,9 +68,11 @@ class Deviation:
             raise ValueError(f"no behaviour {behaviour!r}; there are: {', '.join(get_args(Behaviour))}")
         if not from_round.isdecimal():
             raise ValueError(f"{text!r} names no round; expected BEHAVIOUR:FROM_ROUND[:FACTOR]")
-        return cls(
-            behaviour=cast("Behaviour", behaviour), from_round=int(from_round), factor=float(factor) if factor else None
-        )
+        try:
+            multiple = float(factor) if factor else None
+        except ValueError:
+            raise ValueError(f"{text!r}: the factor is not a number") from None
+        return cls(behaviour=cast("Behaviour", behaviour), from_round=int(from_round), factor=multiple)
 
 
 class ByzantineCompute(Compute):

@@ -254,10 +254,11 @@ class World:
                 self._later(index, CommitsChecked(round=effect.round, checked=checked, invalid=invalid), 3)
             case Train():
                 update = peer.forge(honest_update(effect.parent_state, effect.seed))
-                peer.bodies.add(update)
                 self._authors.setdefault(update, self.address(index))
                 self._later(index, Trained(round=effect.round, update=update), 10)
             case Reveal():
+                # not before: what is only committed is nobody's to pull
+                self._receive_body(index, effect.update)
                 self._broadcast(index, lambda receiver: self._receive_body(receiver, effect.update))
             case WantUpdate():
                 self._want(index, effect)
