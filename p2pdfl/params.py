@@ -16,7 +16,6 @@ PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + 512
 UPDATE_INLINE_BYTES_MAX = 64 << 10
 """Update bytes gossiped inline; larger ones are announced and pulled (facts/libp2p: stream pull is 10x cheaper)."""
 UPDATE_BYTES_MAX = 256 << 20
-BLOB_CHUNK_BYTES = 256 << 10
 
 # --- quorums ---------------------------------------------------------------------------------------------------
 
