@@ -10,11 +10,11 @@ MEMBER_COUNT_MAX = 256
 VIEW_COUNT_MAX = 64
 """Skip certificates in one proposal.  Timers double per view, so a round never gets here."""
 PAYLOAD_BYTES_MAX = 1 << 20
-"""Encoded payload of one envelope.  A COMMIT has 98 bytes per member (facts: 5.6 KB at 64), a PROPOSE up to
+"""Encoded payload of one envelope.  A COMMIT has 98 bytes per member (5.6 KB at 64), a PROPOSE up to
 64 skip certificates."""
 PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + 512
 UPDATE_INLINE_BYTES_MAX = 64 << 10
-"""Update bytes gossiped inline; larger ones are announced and pulled (facts/libp2p: stream pull is 10x cheaper)."""
+"""Update bytes gossiped inline; larger ones are announced and pulled (a stream costs a tenth per delivered MB)."""
 UPDATE_BYTES_MAX = 256 << 20
 
 # --- quorums ---------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ EPOCH_ROUNDS_MIN = 3
 VERDICT_ROUNDS = 4
 """Rounds within which an accusation must become a listed verdict, else it lapses."""
 AUDIT_TOLERANCE = 0.02
-"""Relative L2 between decoded payloads (facts/learning 1: 10x below useful attacks, 15x above the worst noise)."""
+"""Relative L2 between decoded payloads (measured: 10x below useful attacks, 15x above the worst noise)."""
 AUDIT_LAG = 2
 """beacon[r] assigns audits of round r - AUDIT_LAG."""
 ABSENT_ROUNDS = 3
