@@ -74,3 +74,19 @@ def test_a_task_that_cannot_be_used_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_verify_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(tmp_path)]) == cli.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("p2pdfl: ")
+    assert "task.toml" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("count", ["-1", "x", "1.5", "9" * 10])
+def test_a_replay_count_that_is_none_is_refused(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["verify", "run", f"--replay={count}"])
+    assert raised.value.code == cli.EXIT_USAGE
+    assert "is no count" in capsys.readouterr().err
