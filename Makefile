@@ -4,6 +4,7 @@ PYTHON ?= python3
 # On a machine without a GPU any CPU build of this version will do: make TORCH='torch==2.13.0+cpu'
 TORCH ?= torch==2.13.0
 NAME ?=
+RUN ?=
 ARGS ?=
 
 VENV := .venv
@@ -37,6 +38,11 @@ scenario-byzantine: scenario ## eight peers, two cheat, both are caught and slas
 scenario: $(READY) ## NAME=...: one of scenarios/, or a file of your own
 	@test -n '$(NAME)' || { echo 'which one?  make scenario NAME=$(firstword $(sort $(basename $(notdir $(wildcard scenarios/*.toml)))))' >&2; exit 2; }
 	@$(BIN)/p2pdfl scenario '$(NAME)' $(ARGS)
+
+.PHONY: verify
+verify: $(READY) ## RUN=runs/NAME: check a finished run again; ARGS='--replay 20' trains updates again
+	@test -n '$(RUN)' || { echo 'which one?  make verify RUN=runs/byzantine' >&2; exit 2; }
+	@$(BIN)/p2pdfl verify '$(RUN)' $(ARGS)
 
 .PHONY: test
 test: $(READY) ## all tests; ARGS='-m "not slow"' and the like go to pytest
