@@ -33,6 +33,7 @@ from p2pdfl.types import (
     Notarize,
     Packet,
     Propose,
+    UpdateEntry,
 )
 
 from .freeze import freeze
@@ -94,9 +95,10 @@ def test_a_head_that_does_not_follow_is_not_notarized(field: str) -> None:
 
 
 def test_updates_that_no_commit_promises_are_never_aggregated() -> None:
-    stage = proposing(audit_fraction=0.0)
-    first = stage.proposal().contents.updates[0]
-    wrong = with_contents(stage.proposal(), updates=(first.replace(update=OTHER),))
+    stage = proposing(2)
+    auditor = min(stage.open.context.assignment.audits)
+    updates = [*stage.proposal().contents.updates, UpdateEntry(member=auditor, update=OTHER)]
+    wrong = with_contents(stage.proposal(), updates=tuple(sorted(updates, key=lambda entry: entry.member)))
     effects = stage.take(stage.packet(stage.leader(), wrong))
     assert not any(isinstance(effect, Aggregate | WantUpdate) for effect in effects)
     assert sent(effects, Kind.NOTARIZE) == []
@@ -197,6 +199,16 @@ def test_the_update_of_who_was_copied_still_counts() -> None:
     assert [entry.member for entry in stage.open.held_updates] == [1]
     assert [entry.member for entry in stage.open.bad_updates] == [2]
     assert not any(isinstance(effect, WantUpdate) and effect.author == addresses[2] for effect in effects)
+
+
+def test_an_update_that_nobody_promised_is_neither_held_nor_a_fault() -> None:
+    stage = proposing()
+    author = stage.run.epoch.addresses[1]
+    held = set(stage.open.held_updates)
+    for valid in (True, False):
+        effects = stage.take(UpdateHeld(round=1, author=author, update=OTHER, valid=valid))
+        assert not any(isinstance(effect, Send) for effect in effects)
+    assert (stage.open.held_updates, stage.open.bad_updates) == (held, set())
 
 
 def test_a_third_commit_is_ignored_until_a_proposal_names_it() -> None:
