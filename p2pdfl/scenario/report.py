@@ -89,7 +89,7 @@ def print_verdict(console: Console, directory: Path, summary: Summary) -> None:
         ("accuracy.png", "accuracy by round"),
         ("metrics.csv", "per round and peer"),
         ("peers/", "each peer's log, events.jsonl and store"),
-        ("transcript/", "what anyone needs to check the run"),
+        ("transcript/", f"what anyone needs to check the run: p2pdfl verify {directory}"),
         ("model.safetensors", "the model"),
     ):
         if (directory / file).exists():
