@@ -74,11 +74,15 @@ RESYNC_FRAME_BYTES_MAX = 8 << 20
 HISTORY_ROUNDS = VERDICT_ROUNDS + AUDIT_LAG + 2
 """Closed rounds kept in memory: what an audit, its verdict and a resync can still ask about."""
 
-NODE_EVENTS_MAX = 4_096
-"""Events that wait for the node's loop; their senders wait in turn."""
+NODE_EVENTS_MAX = 64
+"""Events that wait for the node's loop, packets of up to PACKET_BYTES_MAX among them; their senders wait in turn."""
 STRAY_BODIES_PER_MEMBER_MAX = 2
 """Update bodies of one member kept in memory although no verified COMMIT names them."""
 RESYNC_TIMEOUT_S = 10.0
+RESYNCS_AT_ONCE_MAX = 3
+"""Members asked at the same time, so that one that never answers holds up nobody."""
+ROUND_REPORTS_MAX = 8
+"""Closed rounds whose state waits in memory to be evaluated."""
 
 # --- chain -----------------------------------------------------------------------------------------------------
 DEPOSIT_WEI = 10**18
@@ -91,6 +95,12 @@ CHAIN_POLL_MS = 500
 """Between looks at the registry while registration is open."""
 CHAIN_RETRY_S = 1.0
 CHAIN_RETRY_S_MAX = 60.0
+CHAIN_THREADS_MAX = 8
+"""Questions and transactions under way at once; a hanging node holds each for up to a minute."""
+CHAIN_REFUSALS_MAX = 4
+"""How often a transaction is refused before this member leaves it to the others."""
+CHAIN_FINISH_S = 60.0
+"""How long a node that has closed its last round waits for its transactions before it reports its result."""
 CHAIN_SNAPSHOTS_MAX = 64
 """Registries of confirmed blocks kept to check which list a head names."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import secrets
 import signal
@@ -25,27 +26,29 @@ from typing import TypeVar
 import trio
 from multiaddr import Multiaddr
 
-from p2pdfl import params, runtime
+from p2pdfl import params, runtime, threads
 from p2pdfl import task as task_file
 from p2pdfl.chain.client import ChainClient, fund
-from p2pdfl.chain.rpc import ChainError, ChainUnreachable, Reverted
+from p2pdfl.chain.rpc import ChainError, ChainUnreachable, Refused, Reverted
+from p2pdfl.chain.sender import Receipt
 from p2pdfl.compute import Compute
 from p2pdfl.crypto import group
 from p2pdfl.crypto.envelope import Domain, Signer, possession_digest
 from p2pdfl.crypto.keys import Keys
+from p2pdfl.duties import Duties
 from p2pdfl.journal import Journal, Value
 from p2pdfl.keyfile import KeyFileError, load_or_create
-from p2pdfl.learning.learner import Learner, check_reference
+from p2pdfl.learning.learner import Learner, StateError, check_reference
 from p2pdfl.net.discovery import bootstrap_peer
 from p2pdfl.net.host import Network, open_network
-from p2pdfl.node import Machine, Node, NodeResult
+from p2pdfl.node import Machine, Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviation, ForgetfulStore
 from p2pdfl.store import Store, StoreError
 from p2pdfl.task import Deployment, Task, TaskError
-from p2pdfl.types import Digest, Registration
+from p2pdfl.types import Digest, Packet, Registration
 
 T = TypeVar("T")
 
@@ -56,6 +59,8 @@ EXIT_INTERRUPTED = 130
 
 FUND_MARGIN_WEI = 10**18
 """Beyond the deposit, for gas."""
+STORE_LOST = "store.lost"
+"""In the home of a peer whose store is gone while its key is there: it may have signed what it no longer knows."""
 CONNECT_S = 30.0
 """How long a peer waits to see all other members before the first round; the rounds work with fewer."""
 
@@ -64,7 +69,17 @@ class PeerError(Exception):
     """Why this peer can't take part, and what to do about it."""
 
 
-EXPECTED_ERRORS = (PeerError, TaskError, KeyFileError, StoreError, ChainError, Diverged, runtime.BrokenInstall, OSError)
+EXPECTED_ERRORS = (
+    PeerError,
+    TaskError,
+    KeyFileError,
+    StoreError,
+    StateError,
+    ChainError,
+    Diverged,
+    runtime.BrokenInstall,
+    OSError,
+)
 """The world's fault, each with words for a person."""
 
 
@@ -84,20 +99,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(sys.argv[1:] if argv is None else argv)
     try:
         runtime.check()
-        return trio.run(_until_stopped, options)
+        return threads.leave(trio.run(_until_stopped, options))
+    except KeyboardInterrupt:
+        return threads.leave(EXIT_INTERRUPTED)
     except EXPECTED_ERRORS as error:
-        return _complain(error)
+        return threads.leave(_complain(error))
     except BaseExceptionGroup as group:
         # what goes wrong in a nursery comes wrapped; anything unexpected in there deserves its traceback
         expected, unexpected = group.split(EXPECTED_ERRORS)
         if unexpected is not None or expected is None:
             raise
-        return _complain(_first(expected))
+        return threads.leave(_complain(_first(expected)))
 
 
 def _complain(error: BaseException) -> int:
-    print(f"p2pdfl peer: {error}", file=sys.stderr)
-    return EXIT_USAGE if isinstance(error, (TaskError, KeyFileError, ValueError)) else EXIT_FAILED
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    # one line, whatever a chain node or a file had to say
+    print(f"p2pdfl peer: {' '.join(text.split())}", file=sys.stderr)
+    return EXIT_USAGE if isinstance(error, (TaskError, KeyFileError)) else EXIT_FAILED
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -136,7 +155,7 @@ def _parse(argv: Sequence[str]) -> Options:
     parser.add_argument("--fund", action="store_true", help="take the deposit from a development chain's own account")
     parser.add_argument(
         "--linger",
-        type=float,
+        type=_seconds,
         default=15.0,
         metavar="SECONDS",
         help="how long to answer the others after the last round (default: %(default)s)",
@@ -158,6 +177,16 @@ def _parse(argv: Sequence[str]) -> Options:
         linger_s=parsed.linger,
         byzantine=parsed.byzantine,
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
 
 
 def _listen_address(text: str) -> str:
@@ -221,19 +250,28 @@ class _Peer:
             options.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PeerError(f"{options.home}: {error.strerror}") from None
+        store_path = options.home / "store.sqlite"
+        if (options.home / "key").exists() and not store_path.exists():
+            # until the chain says that nothing can have been signed with this key
+            (options.home / STORE_LOST).touch()
         keys = load_or_create(options.home / "key", secrets.token_bytes)
         store_type = ForgetfulStore if options.byzantine else Store
-        with (
-            store_type(options.home / "store.sqlite") as store,
-            Journal(options.home / "events.jsonl", _tell) as journal,
-        ):
+        with store_type(store_path) as store, Journal(options.home / "events.jsonl", _tell) as journal:
+            signed = _signed(store, file.task, options.home)
             self._say(f"computing the task's reference replay ({file.task.name})")
-            learner = await trio.to_thread.run_sync(Learner, file.task)
-            await trio.to_thread.run_sync(check_reference, file.task)
-            await self._join(file.task, file.chain, keys, store, journal, learner)
+            learner = await threads.run(Learner, file.task)
+            await threads.run(check_reference, file.task)
+            await self._join(file.task, file.chain, keys, store, signed, journal, learner)
 
     async def _join(
-        self, task: Task, deployment: Deployment, keys: Keys, store: Store, journal: Journal, learner: Learner
+        self,
+        task: Task,
+        deployment: Deployment,
+        keys: Keys,
+        store: Store,
+        signed: list[Packet],
+        journal: Journal,
+        learner: Learner,
     ) -> None:
         options, task_id = self._options, task.task_id()
         bodies: list[Callable[[Digest], bytes | None]] = []
@@ -246,35 +284,45 @@ class _Peer:
         ) as network:
             self._announce(network, keys, journal)
             chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
-            genesis = await self._register(chain, deployment.rpc, task, keys, network, journal)
-            network.admit([entry.peer_id for entry in genesis.registrations])
-            await self._connect(network, genesis, journal)
-            setup = Setup(
-                task=task,
-                task_id=task_id,
-                domain=Domain(chain_id=deployment.chain_id, contract=deployment.contract),
-                signer=Signer(keys.chain_secret),
-            )
-            signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
-            run = Run(setup, genesis, signed)
-            machine: Machine = run
-            compute = Compute(learner, task_id, keys, secrets.token_bytes)
-            if options.byzantine is not None:
-                machine = ByzantineMachine(run=run, deviation=options.byzantine)
-                compute = ByzantineCompute(learner, task_id, keys, secrets.token_bytes, options.byzantine)
-            node = Node(
-                machine=machine,
-                compute=compute,
-                store=store,
-                network=network,
-                chain=chain,
-                journal=journal,
-                home=options.home,
-            )
-            bodies.append(node.body)
-            await node.run(
-                on_result=lambda result: self._report(result, network, journal, keys), linger_s=options.linger_s
-            )
+            try:
+                await self._register(chain, deployment.rpc, task, keys, network, journal)
+                genesis = await self._closed_registration(chain, task, keys, journal)
+                admit(network, genesis.registrations)
+                is_lost = (options.home / STORE_LOST).exists()
+                if is_lost:
+                    self._say(
+                        "the store was lost: this peer follows, and signs nothing before an epoch that it sees begin"
+                    )
+                if not signed:
+                    await self._connect(network, genesis, journal)
+                setup = Setup(
+                    task=task,
+                    task_id=task_id,
+                    domain=Domain(chain_id=deployment.chain_id, contract=deployment.contract),
+                    signer=Signer(keys.chain_secret),
+                )
+                run = Run(setup, genesis, None if is_lost else signed)
+                machine: Machine = run
+                compute = Compute(learner, task_id, keys, secrets.token_bytes)
+                if options.byzantine is not None:
+                    machine = ByzantineMachine(run=run, deviation=options.byzantine)
+                    compute = ByzantineCompute(learner, task_id, keys, secrets.token_bytes, options.byzantine)
+                node = Node(
+                    machine=machine,
+                    compute=compute,
+                    store=store,
+                    network=network,
+                    duties=Duties(chain=chain, journal=journal),
+                    journal=journal,
+                    home=options.home,
+                    history_rounds=setup.history_rounds,
+                )
+                bodies.append(node.body)
+                await node.run(
+                    on_result=lambda result: self._report(result, network, journal, keys), linger_s=options.linger_s
+                )
+            finally:
+                chain.close()
 
     def _announce(self, network: Network, keys: Keys, journal: Journal) -> None:
         address = "0x" + keys.address.hex()
@@ -288,20 +336,26 @@ class _Peer:
 
     async def _register(
         self, chain: ChainClient, rpc: str, task: Task, keys: Keys, network: Network, journal: Journal
-    ) -> Genesis:
-        """A registered peer, and a registration that has closed."""
-        registered = await _patiently(chain.registrations, journal)
-        if all(entry.address != keys.address for entry in registered):
-            await self._pay(chain, rpc, task, keys, journal)
-            domain, task_id, peer_id = chain.domain, task.task_id(), network.peer_id
-            possession = Signer(keys.pvss_secret).sign_digest(possession_digest(domain, task_id, keys.address, peer_id))
-            try:
-                receipt = await _patiently(lambda: chain.register(peer_id, keys.pvss_key, possession), journal)
-            except Reverted as error:
-                raise PeerError(f"the contract refuses the registration: {error.reason}") from None
-            journal.write("registered", {"tx": "0x" + receipt.tx.hex()})
-            self._say(f"registered with a deposit of {task.deposit_wei / 10**18:g} ETH")
-        return await self._closed_registration(chain, task, keys, journal)
+    ) -> None:
+        domain, task_id, peer_id = chain.domain, task.task_id(), network.peer_id
+        possession = Signer(keys.pvss_secret).sign_digest(possession_digest(domain, task_id, keys.address, peer_id))
+
+        def register() -> Receipt | None:
+            # asked before each attempt: one whose answer was lost may have arrived
+            if any(entry.address == keys.address for entry in chain.registrations()):
+                return None
+            return chain.register(peer_id, keys.pvss_key, possession)
+
+        if await _patiently(lambda: any(entry.address == keys.address for entry in chain.registrations()), journal):
+            return
+        await self._pay(chain, rpc, task, keys, journal)
+        try:
+            receipt = await _patiently(register, journal)
+        except Reverted as error:
+            raise PeerError(f"the contract refuses the registration: {error.reason}") from None
+        journal.write("registered", {} if receipt is None else {"tx": "0x" + receipt.tx.hex()})
+        (self._options.home / STORE_LOST).unlink(missing_ok=True)
+        self._say(f"registered with a deposit of {task.deposit_wei / 10**18:g} ETH")
 
     async def _pay(self, chain: ChainClient, rpc: str, task: Task, keys: Keys, journal: Journal) -> None:
         needed = task.deposit_wei + FUND_MARGIN_WEI
@@ -334,14 +388,13 @@ class _Peer:
             if len(willing) != seen:
                 seen = len(willing)
                 self._say(f"{seen} of {task.members_min} members registered")
-            if seen >= task.members_min:
+            if seen >= task.members_min and keys.address in willing:
                 complete_s = complete_s or trio.current_time()
                 turn_s = willing.index(keys.address) * params.ANCHOR_STAGGER_MS / 1000
                 if trio.current_time() >= complete_s + turn_s:
                     # reverts if another member was faster, or one more has registered: look again
-                    with suppress(Reverted):
+                    with suppress(Reverted, Refused):
                         await _patiently(partial(chain.start, willing), journal)
-                    continue
             await trio.sleep(params.CHAIN_POLL_MS / 1000)
 
     async def _confirm(self, chain: ChainClient, number: int, journal: Journal) -> None:
@@ -395,13 +448,30 @@ def _tell(event: str, fields: Mapping[str, Value]) -> None:
         "slash": "{member} is slashed ({evidence}): {tx}",
         "chain_error": "chain: {what}: {error}",
     }.get(event)
+    if event == "round" and fields["accuracy"] is None:
+        text = "round {round}: {updates} updates, {seconds:.1f} s"
     if text is not None:
         print(text.format(**fields), flush=True)
 
 
+def _signed(store: Store, task: Task, home: Path) -> list[Packet]:
+    """All that this key has signed.  Raises PeerError if that was for another task."""
+    signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
+    first = store.round(0)
+    tasks = {packet.envelope.task for packet in signed} | ({first.head.task} if first else set())
+    if tasks - {task.task_id()}:
+        raise PeerError(f"{home}: belongs to another task; give each task a home of its own")
+    return signed
+
+
 def _check_registered(registrations: Sequence[Registration], keys: Keys) -> None:
     for entry in registrations:
-        group.check(entry.pvss_key)
+        try:
+            group.check(entry.pvss_key)
+        except group.InvalidPoint as error:
+            raise PeerError(
+                f"the chain lists a PVSS key that the contract refuses ({error}): is its node sane?"
+            ) from None
     if all(entry.address != keys.address for entry in registrations):
         print("registration had closed before: this peer follows, and takes part from the next epoch on", flush=True)
 
@@ -412,9 +482,9 @@ async def _patiently(work: Callable[[], T], journal: Journal) -> T:
     while True:
         try:
             with journal.waiting("chain"):
-                return await trio.to_thread.run_sync(work, abandon_on_cancel=True)  # type: ignore[call-arg]
+                return await threads.run(work)
         except ChainUnreachable as error:
-            journal.write("chain_error", {"what": "joining", "error": str(error)})
+            journal.write("chain_error", {"what": "joining", "error": " ".join(str(error).split())})
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, params.CHAIN_RETRY_S_MAX)
 

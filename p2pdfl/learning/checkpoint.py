@@ -19,7 +19,7 @@ _MOMENTUM = "outer_momentum/"
 
 
 class StateError(ValueError):
-    """A checkpoint that cannot be read, or that belongs to another model."""
+    """A checkpoint that cannot be read or written, or that belongs to another model."""
 
 
 def save(path: Path, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -28,7 +28,10 @@ def save(path: Path, state: State, shapes: Mapping[str, tuple[int, ...]]) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
         written = Path(directory) / path.name
-        save_file(tensors, written, metadata={"format": "pt"})
+        try:
+            save_file(tensors, written, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise StateError(f"{path}: not written: {error}") from None
         with written.open("rb") as file:
             os.fsync(file.fileno())
         written.replace(path)

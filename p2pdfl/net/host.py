@@ -198,6 +198,14 @@ def _address(text: str) -> Multiaddr:
         raise ValueError(f"{text!r} is not a multiaddr: {error}") from error
 
 
+def is_peer_id(text: bytes) -> bool:
+    try:
+        _peer(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _peer(text: bytes) -> ID:
     try:
         peer = ID.from_base58(text.decode("ascii"))
