@@ -76,6 +76,7 @@ def test_a_vote_from_elsewhere(slot: dict[str, Any], reason: str) -> None:
     assert refused(stage, stage.packet(1, Close(head=HEAD), **slot)) == reason
 
 
+@pytest.mark.slow
 def test_an_old_rounds_packet_is_long_closed() -> None:
     stage = Stage(until=in_commit_phase(9), seed=5, training_rounds=8, audit_fraction=0.0)
     assert stage.run.setup.history_rounds == 8
@@ -330,6 +331,7 @@ def test_an_objective_fault_of_nobody_is_no_case() -> None:
     assert refused(stage, stage.packet(1, judge, view=200)) == "Reject: judge: no such case"
 
 
+@pytest.mark.slow
 def test_a_case_lapses() -> None:
     stage = Stage(until=in_commit_phase(7), seed=5, training_rounds=3)
     assignment = stage.run._history[2].assignment

@@ -314,6 +314,7 @@ def test_another_body_in_an_own_slot_makes_a_member_silent() -> None:
     assert not any(isinstance(effect, Send) for effect in effects)
 
 
+@pytest.mark.slow
 def test_an_own_envelope_of_an_old_round_does_not_end_the_silence() -> None:
     stage = Stage(until=in_propose_phase(4), seed=5, epoch_rounds=3, training_rounds=6, audit_fraction=0.0)
     for round in (4, 1):
@@ -425,6 +426,7 @@ def test_a_resync_request_names_what_is_here() -> None:
     assert reply.packets == ()
 
 
+@pytest.mark.slow
 def test_what_was_signed_in_forgotten_rounds_is_forgotten_too() -> None:
     stage = Stage(until=in_commit_phase(10), seed=5, training_rounds=8, epoch_rounds=20, audit_fraction=0.0)
     assert min(slot[0] for slot in stage.run._signed) >= 10 - 1 - stage.run.setup.history_rounds
