@@ -1,10 +1,14 @@
-"""Whether this Python can run p2pdfl safely; called once by every entry point."""
+"""Whether this Python can run p2pdfl safely; called once by every entry point, after its imports."""
 
 from __future__ import annotations
 
 import sys
 
 import msgpack
+
+RECURSION_LIMIT = 1_000
+"""Python's own default.  The chain's libraries raise it to 100,000, where a deeply nested value from outside no longer
+ends in a RecursionError but in a C stack overflow."""
 
 
 class BrokenInstall(RuntimeError):
@@ -13,6 +17,7 @@ class BrokenInstall(RuntimeError):
 
 def check() -> None:
     """Raises BrokenInstall with the command that repairs what is wrong."""
+    sys.setrecursionlimit(RECURSION_LIMIT)
     if sys.flags.optimize:
         raise BrokenInstall("p2pdfl does not run under `python -O`: checks of proofs would vanish; start without -O")
     # petlib asks for `msgpack-python`, the old name of msgpack: some installers let it overwrite the new package with

@@ -151,7 +151,7 @@ def load(path: Path) -> TaskFile:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TaskError(f"{path}: no such file; `p2pdfl devchain` writes one") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise TaskError(f"{path}: not readable as TOML: {error}") from None
     try:
         return TaskFile.model_validate(tables)

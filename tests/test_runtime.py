@@ -37,3 +37,10 @@ def test_python_without_assertions_is_refused(statement):
     finished = subprocess.run([sys.executable, "-O", "-c", statement], capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert "does not run under `python -O`" in finished.stderr
+
+
+def test_nested_values_from_outside_end_in_an_error_not_in_a_crash() -> None:
+    """Importing the chain's libraries raises the recursion limit a hundredfold; the check puts it back."""
+    program = "import sys, web3; from p2pdfl import runtime; runtime.check(); print(sys.getrecursionlimit())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == runtime.RECURSION_LIMIT
