@@ -1,0 +1,155 @@
+"""Real nodes: libp2p on loopback, the embedded chain, the real learner on a task of a second or two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+from nodes import Town, keys_of, measured, town
+
+from p2pdfl import params
+from p2pdfl.codec import encode
+from p2pdfl.net import Network
+from p2pdfl.net.blobs import PROTOCOL as BLOB_PROTOCOL
+from p2pdfl.node import RESYNC_PROTOCOL, NodeResult
+from p2pdfl.protocol.resync import ResyncReply
+from p2pdfl.types import Ballot, Certificate, Digest, Envelope, Packet
+
+pytestmark = [pytest.mark.net, pytest.mark.slow]
+
+NAMES = ("ada", "bob", "cyd")
+GARBAGE_PEER_ID = b"\xff\x00 no peer id"
+
+
+def anchored(here: Town, epoch: int) -> Digest | None:
+    client = here.at.client("anyone")
+    try:
+        return client.anchored_head(epoch)
+    finally:
+        client.close()
+
+
+def assert_one_history(results: list[NodeResult], rounds: int) -> None:
+    assert [result.rounds for result in results] == [rounds] * len(results)
+    assert all(result.heads == results[0].heads for result in results)
+    assert len({result.state for result in results}) == 1
+
+
+async def test_three_members_end_with_one_history_which_is_anchored(tmp_path: Path) -> None:
+    async with town(tmp_path, measured(members_min=3)) as here:
+        await here.found(*NAMES)
+        await here.begin(*NAMES)
+        results = await here.done(*NAMES)
+        assert_one_history(results, rounds=5)
+        assert anchored(here, 0) == results[0].heads[4]
+        for name in NAMES:
+            told = here.members[name].events("round")
+            assert [fields["round"] for fields in told] == list(range(5))
+            assert [fields["head"] for fields in told] == [results[0].heads[round].hex() for round in range(5)]
+            assert (tmp_path / name / "model.safetensors").exists()
+
+
+async def test_hostile_bytes_of_a_member_end_nobody(tmp_path: Path) -> None:
+    """The fourth member floods gossip and answers no question, or with junk; a fifth registers no readable peer id."""
+    async with town(tmp_path, measured(members_min=3, commit_ms=1500)) as here:
+        await here.found(*NAMES, "eve")
+        await trio.to_thread.run_sync(here.at.register, "garbled", GARBAGE_PEER_ID)
+        eve = here.networks["eve"]
+        questions = serve_junk(eve)
+        async with trio.open_nursery() as flooding:
+            flooding.start_soon(flood, eve)
+            await here.begin(*NAMES)
+            assert_one_history(await here.done(*NAMES), rounds=5)
+            flooding.cancel_scope.cancel()
+        assert questions["asked"] > 3
+        assert sum(one.journal.refused["resync without an answer"] for one in here.members.values()) > 0
+        for name in NAMES:
+            refused = here.members[name].journal.refused
+            assert {"packet is malformed", "gossip of no known kind", "update is too long"} <= refused.keys()
+
+
+def serve_junk(eve: Network) -> Counter[str]:
+    """The second question of three stays open."""
+    questions: Counter[str] = Counter()
+    junk_packet = Packet(
+        envelope=Envelope(task=bytes(32), epoch=0, round=0, view=0, kind=1, body=bytes(32)),
+        signature=bytes(64),
+        payload=b"junk",
+    )
+    junk_certificate = Certificate(
+        epoch=0, round=0, view=0, kind=4, head=bytes(32), ballots=(Ballot(member=0, signature=bytes(64)),)
+    )
+    long_reply = ResyncReply(packets=(junk_packet,) * 512, certificates=(junk_certificate,) * 512)
+
+    async def answer(peer: bytes, question: bytes) -> bytes:
+        questions["asked"] += 1
+        match questions["asked"] % 3:
+            case 0:
+                return b"junk"
+            case 1:
+                return encode(long_reply)
+            case _:
+                await trio.sleep_forever()
+                raise AssertionError
+
+    eve.serve(RESYNC_PROTOCOL, answer, request_bytes_max=1 << 20)
+    eve.serve(BLOB_PROTOCOL, answer, request_bytes_max=32)
+    return questions
+
+
+async def flood(eve: Network) -> None:
+    samples = [b"", b"\x00", b"\x01", b"\x02", b"\x03", b"\x03" + bytes(31), b"\x03" + bytes(32), b"\xff" * 1000]
+    samples += [b"\x01" + bytes([byte]) * 60 for byte in range(0, 256, 16)]
+    samples += [b"\x02" + bytes([byte]) * size for byte in (0, 255) for size in (1, 60_000, params.PAYLOAD_BYTES_MAX)]
+    while True:
+        for sample in samples:
+            await eve.publish(sample)
+            await trio.sleep(0.002)  # as fast as loopback takes it
+
+
+async def test_a_member_restarted_in_the_middle_comes_to_the_same_end(tmp_path: Path) -> None:
+    """Three of three are a quorum: the others wait for it."""
+    async with town(tmp_path, measured(members_min=3)) as here:
+        await here.found(*NAMES)
+        await here.begin(*NAMES)
+        await here.members["cyd"].until_closed(1)
+        await here.stop("cyd")
+        stored = here.members["cyd"]
+        await here.open("cyd")
+        await here.begin("cyd")
+        assert_one_history(await here.done(*NAMES), rounds=5)
+        before = [fields["head"] for fields in stored.events("round")]
+        assert [fields["head"] for fields in here.members["cyd"].events("round")][: len(before)] == before
+
+
+async def test_a_chain_that_stops_stops_no_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(params, "CHAIN_FINISH_S", 1.0)
+    async with town(tmp_path, measured(members_min=3)) as here:
+        await here.found(*NAMES)
+        await here.begin(*NAMES)
+        await trio.to_thread.run_sync(here.at.chain.close)
+        assert_one_history(await here.done(*NAMES), rounds=5)
+        for one in here.members.values():
+            assert one.events("chain_error")[-1] == {
+                "what": "finishing",
+                "error": "1 transactions owed; a restart tries again",
+            }
+
+
+async def test_who_registers_late_is_a_member_of_the_next_epoch(tmp_path: Path) -> None:
+    async with town(tmp_path, measured(members_min=3, training_rounds=10, epoch_rounds=6)) as here:
+        await here.found(*NAMES)
+        await here.open("late")
+        await trio.to_thread.run_sync(here.at.register, "late", here.networks["late"].peer_id)
+        await here.begin(*NAMES, "late")
+        results = await here.done(*NAMES, "late")
+        assert_one_history(results, rounds=13)
+        late = here.members["late"]
+        assert [keys_of("late").address.hex() in str(told["addresses"]) for told in late.events("members")] == [
+            False,
+            True,
+        ]
+        assert (anchored(here, 0), anchored(here, 1)) == (results[0].heads[5], results[0].heads[12])
+        assert max(fields["commits"] for fields in late.events("round")) == 4
