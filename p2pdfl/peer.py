@@ -1,130 +1,52 @@
-"""python -m p2pdfl.peer: one member of a task, from its key file to its last round.
+"""python -m p2pdfl.peer: the flags of one member of a task; what it does is `joining`.
 
-keys, task and learner      this machine computes what the task's publisher computed, or it stops here
-network                     listen, dial, find the others
-chain                       register with a deposit, wait until registration closes
-node                        the rounds
-linger                      answer those who are still at it
+What a run needs is imported when it starts: --help is there at once, and a Python that must not run this says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import secrets
-import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
-import trio
-from multiaddr import Multiaddr
+from p2pdfl import runtime
 
-from p2pdfl import params, runtime, threads
-from p2pdfl import task as task_file
-from p2pdfl.chain.client import ChainClient, fund
-from p2pdfl.chain.rpc import ChainError, ChainUnreachable, Refused, Reverted
-from p2pdfl.chain.sender import Receipt
-from p2pdfl.compute import Compute
-from p2pdfl.crypto import group
-from p2pdfl.crypto.envelope import Domain, Signer, possession_digest
-from p2pdfl.crypto.keys import Keys
-from p2pdfl.duties import Duties
-from p2pdfl.journal import Journal, Value
-from p2pdfl.keyfile import KeyFileError, load_or_create
-from p2pdfl.learning.learner import Learner, StateError, check_reference
-from p2pdfl.net.discovery import bootstrap_peer
-from p2pdfl.net.host import Network, open_network
-from p2pdfl.node import Machine, Node, NodeResult, admit
-from p2pdfl.protocol.round import Diverged
-from p2pdfl.protocol.run import Genesis, Run
-from p2pdfl.protocol.setup import Setup
-from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviation, ForgetfulStore
-from p2pdfl.store import Store, StoreError
-from p2pdfl.task import Deployment, Task, TaskError
-from p2pdfl.types import Digest, Packet, Registration
+if TYPE_CHECKING:
+    from p2pdfl.scenario.byzantine import Deviation
 
-T = TypeVar("T")
-
-EXIT_OK = 0
-EXIT_USAGE = 2
 EXIT_FAILED = 3
 EXIT_INTERRUPTED = 130
 
-FUND_MARGIN_WEI = 10**18
-"""Beyond the deposit, for gas."""
-STORE_LOST = "store.lost"
-"""In the home of a peer whose store is gone while its key is there: it may have signed what it no longer knows."""
-CONNECT_S = 30.0
-"""How long a peer waits to see all other members before the first round; the rounds work with fewer."""
-
-
-class PeerError(Exception):
-    """Why this peer can't take part, and what to do about it."""
-
-
-EXPECTED_ERRORS = (
-    PeerError,
-    TaskError,
-    KeyFileError,
-    StoreError,
-    StateError,
-    ChainError,
-    Diverged,
-    runtime.BrokenInstall,
-    OSError,
-)
-"""The world's fault, each with words for a person."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    task: Path
-    home: Path
-    name: str
-    listen: list[str]
-    bootstrap: list[str]
-    fund: bool
-    linger_s: float
-    byzantine: Deviation | None
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = _parse(sys.argv[1:] if argv is None else argv)
     try:
         runtime.check()
-        return threads.leave(trio.run(_until_stopped, options))
+        parsed = _parse(sys.argv[1:] if argv is None else argv)
+        from p2pdfl.joining import Options, live
+
+        return live(
+            Options(
+                task=parsed.task,
+                home=parsed.home,
+                name=parsed.name or parsed.home.resolve().name,
+                listen=parsed.listen or ["/ip4/127.0.0.1/tcp/0"],
+                bootstrap=parsed.bootstrap,
+                fund=parsed.fund,
+                linger_s=parsed.linger,
+                byzantine=parsed.byzantine,
+            )
+        )
+    except runtime.BrokenInstall as error:
+        print(f"p2pdfl peer: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
-        return threads.leave(EXIT_INTERRUPTED)
-    except EXPECTED_ERRORS as error:
-        return threads.leave(_complain(error))
-    except BaseExceptionGroup as group:
-        # what goes wrong in a nursery comes wrapped; anything unexpected in there deserves its traceback
-        expected, unexpected = group.split(EXPECTED_ERRORS)
-        if unexpected is not None or expected is None:
-            raise
-        return threads.leave(_complain(_first(expected)))
+        return EXIT_INTERRUPTED
 
 
-def _complain(error: BaseException) -> int:
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    # one line, whatever a chain node or a file had to say
-    print(f"p2pdfl peer: {' '.join(text.split())}", file=sys.stderr)
-    return EXIT_USAGE if isinstance(error, (TaskError, KeyFileError)) else EXIT_FAILED
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-def _parse(argv: Sequence[str]) -> Options:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m p2pdfl.peer",
         description="Take part in a task: register with a deposit, find the other members, train with them until the "
@@ -166,17 +88,7 @@ def _parse(argv: Sequence[str]) -> Options:
         metavar="BEHAVIOUR:FROM_ROUND[:FACTOR]",
         help="cheat, to try out the defences, e.g. sign_flip:3",
     )
-    parsed = parser.parse_args(list(argv))
-    return Options(
-        task=parsed.task,
-        home=parsed.home,
-        name=parsed.name or parsed.home.resolve().name,
-        listen=parsed.listen or ["/ip4/127.0.0.1/tcp/0"],
-        bootstrap=parsed.bootstrap,
-        fund=parsed.fund,
-        linger_s=parsed.linger,
-        byzantine=parsed.byzantine,
-    )
+    return parser.parse_args(list(argv))
 
 
 def _seconds(text: str) -> float:
@@ -190,6 +102,8 @@ def _seconds(text: str) -> float:
 
 
 def _listen_address(text: str) -> str:
+    from multiaddr import Multiaddr
+
     try:
         Multiaddr(text)
     except Exception as error:  # noqa: BLE001  multiaddr raises a dozen kinds
@@ -198,6 +112,8 @@ def _listen_address(text: str) -> str:
 
 
 def _bootstrap_address(text: str) -> str:
+    from p2pdfl.net.discovery import bootstrap_peer
+
     try:
         bootstrap_peer(text)
     except ValueError as error:
@@ -206,294 +122,12 @@ def _bootstrap_address(text: str) -> str:
 
 
 def _deviation(text: str) -> Deviation:
+    from p2pdfl.scenario.byzantine import Deviation
+
     try:
         return Deviation.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-async def _until_stopped(options: Options) -> int:
-    """SIGINT and SIGTERM stop it in order: what is on disk stays whole, sockets are closed."""
-    outcome = EXIT_INTERRUPTED
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def stop_on_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(stop_on_signal)
-            peer = _Peer(options)
-            try:
-                await peer.live()
-            finally:
-                outcome = EXIT_OK if peer.is_done else EXIT_INTERRUPTED
-            nursery.cancel_scope.cancel()
-    if outcome == EXIT_INTERRUPTED:
-        print("stopped; the same command goes on where this left off", flush=True)
-    return outcome
-
-
-class _Peer:
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self.is_done = False
-
-    async def live(self) -> None:
-        options = self._options
-        file = task_file.load(options.task)
-        if file.chain is None or not file.task.is_measured:
-            raise PeerError(
-                f"{options.task}: the task is not published yet; `p2pdfl devchain` does that on this machine"
-            )
-        try:
-            options.home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PeerError(f"{options.home}: {error.strerror}") from None
-        store_path = options.home / "store.sqlite"
-        if (options.home / "key").exists() and not store_path.exists():
-            # until the chain says that nothing can have been signed with this key
-            (options.home / STORE_LOST).touch()
-        keys = load_or_create(options.home / "key", secrets.token_bytes)
-        store_type = ForgetfulStore if options.byzantine else Store
-        with store_type(store_path) as store, Journal(options.home / "events.jsonl", _tell) as journal:
-            signed = _signed(store, file.task, options.home)
-            self._say(f"computing the task's reference replay ({file.task.name})")
-            learner = await threads.run(Learner, file.task)
-            await threads.run(check_reference, file.task)
-            await self._join(file.task, file.chain, keys, store, signed, journal, learner)
-
-    async def _join(
-        self,
-        task: Task,
-        deployment: Deployment,
-        keys: Keys,
-        store: Store,
-        signed: list[Packet],
-        journal: Journal,
-        learner: Learner,
-    ) -> None:
-        options, task_id = self._options, task.task_id()
-        bodies: list[Callable[[Digest], bytes | None]] = []
-        async with open_network(
-            key_seed=keys.peer_secret,
-            listen=options.listen,
-            bootstrap=options.bootstrap,
-            topic=f"/p2pdfl/1/{task_id.hex()}",
-            blob_source=lambda digest: bodies[0](digest) if bodies else None,
-        ) as network:
-            self._announce(network, keys, journal)
-            chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
-            try:
-                await self._register(chain, deployment.rpc, task, keys, network, journal)
-                genesis = await self._closed_registration(chain, task, keys, journal)
-                admit(network, genesis.registrations)
-                is_lost = (options.home / STORE_LOST).exists()
-                if is_lost:
-                    self._say(
-                        "the store was lost: this peer follows, and signs nothing before an epoch that it sees begin"
-                    )
-                if not signed:
-                    await self._connect(network, genesis, journal)
-                setup = Setup(
-                    task=task,
-                    task_id=task_id,
-                    domain=Domain(chain_id=deployment.chain_id, contract=deployment.contract),
-                    signer=Signer(keys.chain_secret),
-                )
-                run = Run(setup, genesis, None if is_lost else signed)
-                machine: Machine = run
-                compute = Compute(learner, task_id, keys, secrets.token_bytes)
-                if options.byzantine is not None:
-                    machine = ByzantineMachine(run=run, deviation=options.byzantine)
-                    compute = ByzantineCompute(learner, task_id, keys, secrets.token_bytes, options.byzantine)
-                node = Node(
-                    machine=machine,
-                    compute=compute,
-                    store=store,
-                    network=network,
-                    duties=Duties(chain=chain, journal=journal),
-                    journal=journal,
-                    home=options.home,
-                    history_rounds=setup.history_rounds,
-                )
-                bodies.append(node.body)
-                await node.run(
-                    on_result=lambda result: self._report(result, network, journal, keys), linger_s=options.linger_s
-                )
-            finally:
-                chain.close()
-
-    def _announce(self, network: Network, keys: Keys, journal: Journal) -> None:
-        address = "0x" + keys.address.hex()
-        peer_id = network.peer_id.decode()
-        journal.write("started", {"address": address, "peer_id": peer_id})
-        facts = {"peer_id": peer_id, "addresses": network.addresses, "address": address}
-        _write(self._options.home / "address.json", facts)
-        self._say(f"{self._options.name} is {address}, listening; others join with")
-        for multiaddr in network.addresses:
-            self._say(f"    --bootstrap {multiaddr}")
-
-    async def _register(
-        self, chain: ChainClient, rpc: str, task: Task, keys: Keys, network: Network, journal: Journal
-    ) -> None:
-        domain, task_id, peer_id = chain.domain, task.task_id(), network.peer_id
-        possession = Signer(keys.pvss_secret).sign_digest(possession_digest(domain, task_id, keys.address, peer_id))
-
-        def register() -> Receipt | None:
-            # asked before each attempt: one whose answer was lost may have arrived
-            if any(entry.address == keys.address for entry in chain.registrations()):
-                return None
-            return chain.register(peer_id, keys.pvss_key, possession)
-
-        if await _patiently(lambda: any(entry.address == keys.address for entry in chain.registrations()), journal):
-            return
-        await self._pay(chain, rpc, task, keys, journal)
-        try:
-            receipt = await _patiently(register, journal)
-        except Reverted as error:
-            raise PeerError(f"the contract refuses the registration: {error.reason}") from None
-        journal.write("registered", {} if receipt is None else {"tx": "0x" + receipt.tx.hex()})
-        (self._options.home / STORE_LOST).unlink(missing_ok=True)
-        self._say(f"registered with a deposit of {task.deposit_wei / 10**18:g} ETH")
-
-    async def _pay(self, chain: ChainClient, rpc: str, task: Task, keys: Keys, journal: Journal) -> None:
-        needed = task.deposit_wei + FUND_MARGIN_WEI
-        balance = await _patiently(lambda: chain.balance_of(keys.address), journal)
-        if balance >= needed:
-            return
-        if not self._options.fund:
-            raise PeerError(
-                f"0x{keys.address.hex()} has {balance / 10**18:g} ETH and needs {needed / 10**18:g} for the deposit "
-                "and gas: send it some, or add --fund on a development chain"
-            )
-        await _patiently(partial(fund, rpc, keys.address, needed - balance), journal)
-
-    async def _closed_registration(self, chain: ChainClient, task: Task, keys: Keys, journal: Journal) -> Genesis:
-        """Waits for the members; once all are there, the lowest address closes the registration, or, if it does not,
-        the next."""
-        seen = -1
-        complete_s = None
-        while True:
-            block = await _patiently(chain.start_block, journal)
-            if block is not None:
-                await self._confirm(chain, block.number, journal)
-                registrations = await _patiently(partial(chain.registrations, block.hash), journal)
-                _check_registered(registrations, keys)
-                return Genesis(
-                    closing_number=block.number, closing_block=block.hash, registrations=tuple(registrations)
-                )
-            registrations = await _patiently(chain.registrations, journal)
-            willing = sorted(entry.address for entry in registrations if not entry.exiting)
-            if len(willing) != seen:
-                seen = len(willing)
-                self._say(f"{seen} of {task.members_min} members registered")
-            if seen >= task.members_min and keys.address in willing:
-                complete_s = complete_s or trio.current_time()
-                turn_s = willing.index(keys.address) * params.ANCHOR_STAGGER_MS / 1000
-                if trio.current_time() >= complete_s + turn_s:
-                    # reverts if another member was faster, or one more has registered: look again
-                    with suppress(Reverted, Refused):
-                        await _patiently(partial(chain.start, willing), journal)
-            await trio.sleep(params.CHAIN_POLL_MS / 1000)
-
-    async def _confirm(self, chain: ChainClient, number: int, journal: Journal) -> None:
-        while (await _patiently(chain.confirmed_block, journal)).number < number:  # noqa: ASYNC110  the chain is polled
-            await trio.sleep(params.CHAIN_POLL_MS / 1000)
-
-    async def _connect(self, network: Network, genesis: Genesis, journal: Journal) -> None:
-        others = len(genesis.registrations) - 1
-        with trio.move_on_after(CONNECT_S):
-            await network.wait_connected(others)
-        count = len(network.connected())
-        journal.write("connected", {"count": count})
-        self._say(f"connected to {count} of {others} other members")
-
-    def _report(self, result: NodeResult, network: Network, journal: Journal, keys: Keys) -> None:
-        refused = journal.refused + type(journal.refused)(
-            {name: count for name, count in network.counters.items() if name.startswith(("refused", "contained"))}
-        )
-        _write(
-            self._options.home / "result.json",
-            {
-                "name": self._options.name,
-                "address": "0x" + keys.address.hex(),
-                "peer_id": network.peer_id.decode(),
-                "rounds": result.rounds,
-                "state": result.state.hex(),
-                "accuracy": result.accuracy,
-                "heads": {str(round): head.hex() for round, head in sorted(result.heads.items())},
-                "seconds": {name: round(seconds, 3) for name, seconds in journal.seconds.items()},
-                "bytes_sent": network.counters["bytes_sent"],
-                "refused": dict(sorted(refused.items())),
-            },
-        )
-        journal.write("finished", {})
-        self.is_done = True
-        self._say(f"finished {result.rounds} rounds, accuracy {result.accuracy:.3f}, state {result.state.hex()[:16]}")
-
-    def _say(self, text: str) -> None:
-        print(text, flush=True)
-
-
-def _tell(event: str, fields: Mapping[str, Value]) -> None:
-    """One line for a person about what matters to one."""
-    text = {
-        "round": "round {round}: accuracy {accuracy:.3f}, {updates} updates, {seconds:.1f} s",
-        "accusation": "round {round}: {accuser} accuses {accused} of its update of round {audited_round}",
-        "verdict": "round {round}: the jury finds {outcome}, {accused} accused by {accuser}",
-        "equivocation": "round {round}: {member} signed twice in one slot",
-        "ban": "round {round}: {member} is banned ({evidence})",
-        "anchor": "round {round} is anchored on chain: {tx}",
-        "slash": "{member} is slashed ({evidence}): {tx}",
-        "chain_error": "chain: {what}: {error}",
-    }.get(event)
-    if event == "round" and fields["accuracy"] is None:
-        text = "round {round}: {updates} updates, {seconds:.1f} s"
-    if text is not None:
-        print(text.format(**fields), flush=True)
-
-
-def _signed(store: Store, task: Task, home: Path) -> list[Packet]:
-    """All that this key has signed.  Raises PeerError if that was for another task."""
-    signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
-    first = store.round(0)
-    tasks = {packet.envelope.task for packet in signed} | ({first.head.task} if first else set())
-    if tasks - {task.task_id()}:
-        raise PeerError(f"{home}: belongs to another task; give each task a home of its own")
-    return signed
-
-
-def _check_registered(registrations: Sequence[Registration], keys: Keys) -> None:
-    for entry in registrations:
-        try:
-            group.check(entry.pvss_key)
-        except group.InvalidPoint as error:
-            raise PeerError(
-                f"the chain lists a PVSS key that the contract refuses ({error}): is its node sane?"
-            ) from None
-    if all(entry.address != keys.address for entry in registrations):
-        print("registration had closed before: this peer follows, and takes part from the next epoch on", flush=True)
-
-
-async def _patiently(work: Callable[[], T], journal: Journal) -> T:
-    """Asks the chain from a worker thread; while it is out of reach, asks again."""
-    delay_s = params.CHAIN_RETRY_S
-    while True:
-        try:
-            with journal.waiting("chain"):
-                return await threads.run(work)
-        except ChainUnreachable as error:
-            journal.write("chain_error", {"what": "joining", "error": " ".join(str(error).split())})
-            await trio.sleep(delay_s)
-            delay_s = min(2 * delay_s, params.CHAIN_RETRY_S_MAX)
-
-
-def _write(path: Path, fields: Mapping[str, object]) -> None:
-    """Whole or not at all: others wait for these files."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ STOP_S = 5.0
 CHAIN_START_S = 60.0
 MEASURE_S = 120.0
 
-LAZY_IMPORTS = ("torch._inductor.config", "sklearn.datasets")
-"""What torch and the built-in data import on first use: three seconds of processor time that each peer would spend."""
+LAZY_IMPORTS = ("p2pdfl.joining", "torch._inductor.config", "sklearn.datasets")
+"""What a peer, torch and the built-in data import on first use: seconds of processor time that each would spend."""
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
