@@ -359,8 +359,10 @@ def slash_by_verdict(
     body: bytes32 = sha256(
         concat(b"\x94", self._packed(accused), self._packed(accuser), self._packed(audited_round_), self._packed(outcome))
     )
+    # ATTACK: an auditor that commits an objective fault as well would split its jurors between two outcomes in one slot
+    view: uint256 = MEMBER_COUNT_MAX + accused if outcome == OUTCOME_OBJECTIVE else accuser
     signed: uint256 = self._count_signers(
-        self._envelope(epoch, round, convert(accuser, uint64), KIND_JUDGE, body), members, bitmap, rs, vss
+        self._envelope(epoch, round, convert(view, uint64), KIND_JUDGE, body), members, bitmap, rs, vss
     )
     assert signed >= max(1, len(members) // 2), "no verdict"
     self.slashed_by_verdict[loser][audited_round] = True

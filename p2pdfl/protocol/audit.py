@@ -2,7 +2,7 @@
 
 An auditor that finds another update than the one revealed accuses; every member but the two parties replays and
 signs JUDGE; floor(n/2) equal JUDGEs of the epoch's list are a verdict, and its signatures prove it to anyone.
-An objective fault needs no accuser: its jurors sign in the slot that has the accused in the accuser's place.
+An objective fault needs no accuser: `accuser` is the accused, and it is judged in a slot of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from p2pdfl.types import (
     Signature,
     VerdictEntry,
     VerdictProof,
+    View,
 )
 
 
@@ -39,10 +40,16 @@ def judge_envelope(task: Digest, entry: VerdictEntry) -> Envelope:
         task=task,
         epoch=entry.epoch,
         round=entry.round,
-        view=entry.accuser,
+        view=judge_view(entry),
         kind=Kind.JUDGE,
         body=body_digest(judge),
     )
+
+
+def judge_view(entry: VerdictEntry) -> View:
+    """Which slot of the round a case is judged in: a juror has one finding per accusation, and one per objective fault
+    of a member, so that nobody can hide the one behind the other."""
+    return params.MEMBER_COUNT_MAX + entry.accused if entry.outcome == Outcome.OBJECTIVE else entry.accuser
 
 
 def accused_case(envelope: Envelope, accuse: Accuse, accuser: MemberIndex) -> VerdictEntry:

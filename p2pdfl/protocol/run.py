@@ -17,7 +17,7 @@ from p2pdfl.codec import Malformed, body_digest, decode_payload, encode
 from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
 from p2pdfl.protocol.anchor import turn_ms
 from p2pdfl.protocol.assignment import Assignment, batch_seed
-from p2pdfl.protocol.audit import accused_case, is_case, is_party, judged_case
+from p2pdfl.protocol.audit import accused_case, is_case, is_party, judge_view, judged_case
 from p2pdfl.protocol.beacon import initial_beacon, initial_parent
 from p2pdfl.protocol.docket import EVIDENCE_NAMES, Docket
 from p2pdfl.protocol.events import (
@@ -324,7 +324,9 @@ class Run:
                 if envelope.view != 0:
                     raise Reject("view is not zero")
             case Kind.JUDGE:
-                if envelope.view >= self.epochs[envelope.epoch].count:
+                if envelope.view % params.MEMBER_COUNT_MAX >= self.epochs[envelope.epoch].count or (
+                    envelope.view >= 2 * params.MEMBER_COUNT_MAX
+                ):
                     raise Reject("judge: no such case")
             case _:
                 closed = self._history.get(envelope.round)
@@ -690,10 +692,10 @@ class Run:
         judge = Judge(
             accused=entry.accused, accuser=entry.accuser, audited_round=entry.audited_round, outcome=entry.outcome
         )
-        return self._sign(Vote(Kind.JUDGE, entry.accuser, judge), entry.round, now_ms)
+        return self._sign(Vote(Kind.JUDGE, judge_view(entry), judge), entry.round, now_ms)
 
     def _judge_objective(self, culprit: MemberIndex, now_ms: int) -> list[Effect]:
-        """A fault that every member sees for itself: the accused stands in the accuser's place."""
+        """A fault that every member sees for itself."""
         return self._judge(
             VerdictEntry(
                 epoch=self.epoch.epoch,
@@ -709,7 +711,7 @@ class Run:
     def _check_judge(self, envelope: Envelope, judge: Judge, juror: MemberIndex) -> None:
         case = judged_case(envelope, judge)
         is_assigned = is_case(case, self._assignment(envelope.round))
-        if not is_assigned or envelope.view != judge.accuser or is_party(case, juror):
+        if not is_assigned or envelope.view != judge_view(case) or is_party(case, juror):
             raise Reject("judge: no such case")
 
     def _on_judge(self, packet: Packet, judge: Judge, juror: MemberIndex) -> list[Effect]:

@@ -24,7 +24,7 @@ from p2pdfl.crypto import group, pvss
 from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
 from p2pdfl.protocol.agreement import is_certificate
 from p2pdfl.protocol.assignment import Assignment
-from p2pdfl.protocol.audit import accused_case, is_case, is_party, judged_case
+from p2pdfl.protocol.audit import accused_case, is_case, is_party, judge_view, judged_case
 from p2pdfl.protocol.beacon import initial_beacon, initial_parent
 from p2pdfl.protocol.docket import Docket
 from p2pdfl.protocol.events import CheckCommits
@@ -271,7 +271,7 @@ class Follower:
                     self._findings.ensure(Check.CASES, is_assigned, f"{what}: by another than the assigned auditor")
                 case Judge():
                     case = judged_case(envelope, payload)
-                    is_juror = envelope.view == case.accuser and not is_party(case, sender)
+                    is_juror = envelope.view == judge_view(case) and not is_party(case, sender)
                     is_assigned = is_case(case, self._assignment(context, envelope.round))
                     self._findings.ensure(Check.CASES, is_juror and is_assigned, f"{what}: judges no case there is")
                 case _:

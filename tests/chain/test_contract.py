@@ -691,3 +691,10 @@ def test_money_sent_without_a_call_is_refused(registered: World) -> None:
     transfer = {"from": STRANGER.address, "to": registered.contract, "value": "0x1"}
     with pytest.raises(RpcError, match="reverted"):
         registered.evm.request("eth_call", [transfer])
+
+
+def test_an_objective_fault_has_a_slot_of_its_own(started: World) -> None:
+    """JUDGEs in the slot of the accused's own accusation prove nothing about its objective fault."""
+    arguments = list(started.verdict(MEMBERS, [1, 2, 3], outcome=FALSE, accused=2, accuser=0))
+    arguments[2:6] = [0, 0, 3, OBJECTIVE]
+    assert started.reason(STRANGER, "slash_by_verdict", *arguments) == "wrong signer"

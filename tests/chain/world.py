@@ -239,8 +239,9 @@ class World:
         """Arguments of slash_by_verdict()."""
         body = sha256(msgpack.packb([accused, accuser, audited_round, outcome])).digest()
         jurors = sorted(jurors)
+        view = 256 + accused if outcome == OBJECTIVE else accuser
         signatures = [
-            self.envelope(peers[i], epoch=epoch, round=round, view=accuser, kind=JUDGE, body=body) for i in jurors
+            self.envelope(peers[i], epoch=epoch, round=round, view=view, kind=JUDGE, body=body) for i in jurors
         ]
         return (
             epoch,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pdfl import params
-from p2pdfl.protocol.audit import Jury, is_party, is_verdict, judge_envelope, loser
+from p2pdfl.protocol.audit import Jury, is_party, is_verdict, judge_envelope, judge_view, loser
 from p2pdfl.types import Ballot, Judge, Kind, Outcome, VerdictEntry, VerdictProof
 
 from .members import DOMAIN, OTHER, TASK, a_packet, an_epoch
@@ -28,7 +28,7 @@ def a_ballot(count: int, juror: int, entry: VerdictEntry) -> Ballot:
     judge = Judge(
         accused=entry.accused, accuser=entry.accuser, audited_round=entry.audited_round, outcome=entry.outcome
     )
-    packet = a_packet(count, juror, Kind.JUDGE, judge, round=entry.round, view=entry.accuser, epoch=entry.epoch)
+    packet = a_packet(count, juror, Kind.JUDGE, judge, round=entry.round, view=judge_view(entry), epoch=entry.epoch)
     return Ballot(member=juror, signature=packet.signature)
 
 
@@ -135,3 +135,11 @@ def test_old_cases_are_forgotten() -> None:
     jury.add(entry, 1, a_ballot(5, 1, entry).signature, 2)
     jury.forget_before(entry.round + 1)
     assert jury.add(entry, 3, a_ballot(5, 3, entry).signature, 2) is None
+
+
+def test_no_two_cases_of_a_round_share_a_slot() -> None:
+    """Else an auditor could commit an objective fault beside its false accusation, and split its jurors."""
+    count = params.MEMBER_COUNT_MAX
+    accusations = [an_entry(Outcome.GUILTY, accuser=accuser, accused=0) for accuser in range(count)]
+    faults = [an_entry(Outcome.OBJECTIVE, accuser=accused, accused=accused) for accused in range(count)]
+    assert len({judge_view(entry) for entry in (*accusations, *faults)}) == 2 * count

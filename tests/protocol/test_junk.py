@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p2pdfl import params
 from p2pdfl.codec import digest_of
+from p2pdfl.protocol.audit import judge_view
 from p2pdfl.protocol.events import CertificateReceived, Effect, PacketReceived, Send, Tick
 from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.sim.check import find_violations
@@ -127,7 +128,7 @@ def verdicts(draw: st.DrawFn, stage: Stage) -> VerdictProof:
     judge = Judge(
         accused=entry.accused, accuser=entry.accuser, audited_round=entry.audited_round, outcome=entry.outcome
     )
-    proof = VerdictProof(entry=entry, ballots=draw(ballots(stage, stage.packet(CHEAT, judge, view=judge.accuser))))
+    proof = VerdictProof(entry=entry, ballots=draw(ballots(stage, stage.packet(CHEAT, judge, view=judge_view(entry)))))
     return proof.replace(entry=entry.replace(**_some(draw, {"epoch": rounds, "round": rounds, "accused": members})))
 
 
@@ -209,7 +210,7 @@ def packets(draw: st.DrawFn, stage: Stage) -> Packet:
     if isinstance(payload, Commit | Accuse):
         slot = {}
     if isinstance(payload, Judge):
-        slot["view"] = payload.accuser
+        slot["view"] = draw(st.sampled_from([payload.accuser, params.MEMBER_COUNT_MAX + payload.accused]))
     junk = draw(st.sampled_from(["", "", "", "", "", "", "slot", "round", "signature", "payload"]))
     if junk == "slot":
         slot |= _some(draw, {"view": views, "kind": kinds, "task": digests})
