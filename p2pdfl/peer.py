@@ -104,10 +104,13 @@ def _seconds(text: str) -> float:
 def _listen_address(text: str) -> str:
     from multiaddr import Multiaddr
 
+    example = "as /ip4/127.0.0.1/tcp/9000"
     try:
-        Multiaddr(text)
+        protocols = [protocol.name for protocol in Multiaddr(text).protocols()]
     except Exception as error:  # noqa: BLE001  multiaddr raises a dozen kinds
-        raise argparse.ArgumentTypeError(f"{text!r} is not a multiaddr, as /ip4/127.0.0.1/tcp/9000: {error}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a multiaddr, {example}: {error}") from None
+    if protocols not in (["ip4", "tcp"], ["ip6", "tcp"]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address with a TCP port, {example}")
     return text
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import trio
 
 T = TypeVar("T")
+
+LEAVE_S = 0.5
+LEAVE_POLL_S = 0.01
 
 _NAME = "p2pdfl work"
 
@@ -33,10 +37,13 @@ def is_busy() -> bool:
 
 
 def leave(code: int) -> int:
-    """The exit code; with work left in threads the process ends here.
+    """The exit code; if work in threads does not come to its end soon, the process ends here.
 
     torch aborts the process when the interpreter, on its way out, stops a thread in the middle of an operation.
     """
+    deadline_s = time.monotonic() + LEAVE_S
+    while is_busy() and time.monotonic() < deadline_s:
+        time.sleep(LEAVE_POLL_S)
     if is_busy():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,0 +1,326 @@
+"""What a person gets to see of one peer: exit codes, one line on stderr, and the same command going on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import measured, place
+
+from p2pdfl import peer, task
+from p2pdfl.store import Store
+from p2pdfl.task import TaskFile
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskFile]:
+    """Of one member, which is a quorum."""
+    directory = tmp_path_factory.mktemp("chain")
+    with place(directory, measured(members_min=1, name="alone")) as at:
+        yield TaskFile(task=at.task, chain=at.deployment)
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The peer in this process; returns its exit code and what it wrote to stderr."""
+
+    def run(file: TaskFile | None, *arguments: str) -> tuple[int, str]:
+        if file is not None:
+            task.save(tmp_path / "task.toml", file)
+        own = ["--task", str(tmp_path / "task.toml"), "--linger", "0"]
+        home = [] if "--home" in arguments else ["--home", str(tmp_path / "home")]
+        capsys.readouterr()
+        try:
+            code = peer.main([*own, *home, *arguments])
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def assert_one_line(seen: tuple[int, str], code: int, text: str) -> None:
+    assert seen[0] == code, seen
+    assert text in seen[1]
+    assert seen[1].startswith("p2pdfl peer: ")
+    assert seen[1].count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "text"),
+    [
+        ("--linger", "-1", "is no number of seconds"),
+        ("--linger", "nan", "is no number of seconds"),
+        ("--linger", "inf", "is no number of seconds"),
+        ("--linger", "long", "is no number of seconds"),
+        ("--listen", "127.0.0.1:9000", "is not a multiaddr"),
+        ("--listen", "/ip4/127.0.0.1", "is not an address with a TCP port"),
+        ("--listen", "/ip4/127.0.0.1/udp/9000/quic-v1", "is not an address with a TCP port"),
+        ("--listen", "/dns4/localhost/tcp/9000", "is not an address with a TCP port"),
+        ("--bootstrap", "/ip4/127.0.0.1/tcp/9000", "/p2p/"),
+        ("--byzantine", "politeness:3", "no behaviour 'politeness'"),
+        ("--byzantine", "crash", "names no round"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_a_usage_error(run: Run, flag: str, value: str, text: str) -> None:
+    code, error = run(None, f"{flag}={value}")
+    assert code == 2
+    assert text in error.splitlines()[-1]
+
+
+def test_a_missing_task_file(run: Run) -> None:
+    assert_one_line(run(None), 2, "task.toml: no such file")
+
+
+def test_a_task_that_is_not_published(run: Run, published: TaskFile) -> None:
+    assert_one_line(run(TaskFile(task=published.task)), 3, "not published yet")
+
+
+def test_a_home_that_is_a_file(run: Run, published: TaskFile, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    assert_one_line(run(published), 3, "File exists")
+
+
+def test_a_key_that_others_can_read(run: Run, published: TaskFile, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "key").write_text("00" * 32)
+    (tmp_path / "home" / "key").chmod(0o644)
+    assert_one_line(run(published), 2, "chmod 600")
+
+
+def test_a_home_in_use(run: Run, published: TaskFile, tmp_path: Path) -> None:
+    with Store(tmp_path / "home" / "store.sqlite"):
+        assert_one_line(run(published), 3, "another process uses this home")
+
+
+@pytest.mark.parametrize("name", ["store.sqlite", "events.jsonl"])
+def test_a_home_with_a_directory_in_the_place_of_a_file(
+    run: Run, published: TaskFile, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "home" / name).mkdir(parents=True)
+    assert_one_line(run(published), 3, name)
+
+
+def test_a_damaged_store(run: Run, published: TaskFile, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "store.sqlite").write_bytes(b"no database" * 1000)
+    assert_one_line(run(published), 3, "not a database")
+
+
+@pytest.mark.net
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({"data_digest": bytes(32)}, 2, "data_digest: the task says"),
+        ({"initial_state": bytes(32)}, 2, "initial_state: the task says"),
+        ({"reference_replay": bytes(32)}, 2, "reference_replay: the task says"),
+        ({"commit_ms": 4001}, 3, "deployed for another task"),
+    ],
+)
+def test_a_task_file_that_was_tampered_with(
+    run: Run, published: TaskFile, changes: dict[str, Any], code: int, text: str
+) -> None:
+    tampered = published.task.model_copy(update=changes)
+    assert_one_line(run(TaskFile(task=tampered, chain=published.chain)), code, text)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "text"), [({"contract": bytes(20)}, "no contract at"), ({"chain_id": 7}, "the task is on 7")]
+)
+def test_a_contract_that_is_not_there(run: Run, published: TaskFile, changes: dict[str, Any], text: str) -> None:
+    assert published.chain is not None
+    elsewhere = published.chain.model_copy(update=changes)
+    assert_one_line(run(TaskFile(task=published.task, chain=elsewhere)), 3, text)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_no_money_and_no_one_who_pays(run: Run, published: TaskFile) -> None:
+    assert_one_line(run(published), 3, "send it some, or add --fund")
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_port_in_use(run: Run, published: TaskFile) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_one_line(
+            run(published, "--listen", f"/ip4/127.0.0.1/tcp/{port}"), 3, f"cannot listen on /ip4/127.0.0.1/tcp/{port}"
+        )
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_whole_run_and_the_same_command_again_come_to_the_same_end(
+    run: Run, tmp_path: Path, published: TaskFile
+) -> None:
+    with place(tmp_path, published.task) as at:
+        file = TaskFile(task=at.task, chain=at.deployment)
+        assert run(file, "--fund") == (0, "")
+        result = json.loads((tmp_path / "home" / "result.json").read_text())
+        assert result["rounds"] == 5
+        assert run(file)[0] == 0
+        again = json.loads((tmp_path / "home" / "result.json").read_text())
+        assert (again["heads"], again["state"]) == (result["heads"], result["state"])
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_home_of_another_task(run: Run, tmp_path: Path, published: TaskFile) -> None:
+    with place(tmp_path, published.task) as at:
+        assert run(TaskFile(task=at.task, chain=at.deployment), "--fund")[0] == 0
+        other = measured(members_min=1, name="other")
+        assert_one_line(run(TaskFile(task=other, chain=at.deployment)), 3, "belongs to another task")
+
+
+class Peer:
+    """A process of its own."""
+
+    def __init__(self, directory: Path, file: TaskFile, *arguments: str) -> None:
+        self.home = directory / "home"
+        task.save(directory / "task.toml", file)
+        command = [
+            sys.executable,
+            "-m",
+            "p2pdfl.peer",
+            "--task",
+            directory / "task.toml",
+            "--home",
+            self.home,
+            "--fund",
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def until(self, text: str) -> str:
+        """Reads what it says up to a line with this text."""
+        assert self.process.stdout is not None
+        said = ""
+        for line in self.process.stdout:
+            said += line
+            if text in line:
+                return said
+        raise AssertionError(said + self.process.communicate()[1])
+
+    def end(self, signal_number: int) -> tuple[int, float, str]:
+        """Exit code, seconds until it ended, and what it wrote to stderr."""
+        start_s = time.monotonic()
+        self.process.send_signal(signal_number)
+        _, error = self.process.communicate(timeout=20)
+        return self.process.returncode, time.monotonic() - start_s, error
+
+
+STOP_S = 3.0
+"""Two seconds, and what a busy machine adds."""
+
+
+def assert_stopped(seen: tuple[int, float, str], code: int) -> None:
+    assert (seen[0], seen[2]) == (code, "")
+    assert seen[1] < STOP_S
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_of_a_long_training(tmp_path: Path, published: TaskFile) -> None:
+    """torch's thread is left to itself, and must not abort the process on its way out."""
+    long = published.task.model_copy(update={"local_steps": 100_000})
+    with Peer(tmp_path, TaskFile(task=long, chain=published.chain)) as one:
+        one.until("computing")
+        time.sleep(1)  # into the training, which takes half a minute
+        assert_stopped(one.end(signal.SIGINT), 130)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_signal_while_the_chain_is_out_of_reach(tmp_path: Path, published: TaskFile) -> None:
+    assert published.chain is not None
+    nowhere = published.chain.model_copy(update={"rpc": "http://127.0.0.1:1"})
+    with Peer(tmp_path, TaskFile(task=published.task, chain=nowhere)) as one:
+        one.until("chain: joining: http://127.0.0.1:1: ")
+        assert_stopped(one.end(signal.SIGINT), 130)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_signal_while_others_are_awaited(tmp_path: Path) -> None:
+    with (
+        place(tmp_path, measured(members_min=2)) as at,
+        Peer(tmp_path, TaskFile(task=at.task, chain=at.deployment)) as one,
+    ):
+        one.until("1 of 2 members registered")
+        assert_stopped(one.end(signal.SIGTERM), 130)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_signal_after_the_last_round_ends_it_well(tmp_path: Path) -> None:
+    with (
+        place(tmp_path, measured(members_min=1)) as at,
+        Peer(tmp_path, TaskFile(task=at.task, chain=at.deployment), "--linger", "60") as one,
+    ):
+        one.until("finished 5 rounds")
+        assert_stopped(one.end(signal.SIGTERM), 0)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    with place(tmp_path, measured(members_min=1, training_rounds=30)) as at:
+        file = TaskFile(task=at.task, chain=at.deployment)
+        with Peer(tmp_path, file) as one:
+            one.until("round 7:")
+            one.end(signal.SIGKILL)
+        before = rounds_told(one.home)
+        with Peer(tmp_path, file, "--linger", "0") as one:
+            one.until("finished 33 rounds")
+            assert one.process.wait(10) == 0
+        result = json.loads((one.home / "result.json").read_text())
+        assert len(before) > 7
+        assert {round: result["heads"][round] for round in before} == before
+
+
+def rounds_told(home: Path) -> dict[str, str]:
+    """Round -> head, of the lines that were written as a whole."""
+    lines = [line for line in (home / "events.jsonl").read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    return {str(told["round"]): told["head"] for told in map(json.loads, lines) if told["event"] == "round"}
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_without_its_store_a_registered_peer_signs_nothing_also_when_started_again(run: Run, tmp_path: Path) -> None:
+    with place(tmp_path, measured(members_min=1)) as at:
+        file = TaskFile(task=at.task, chain=at.deployment)
+        assert run(file, "--fund")[0] == 0
+        for path in (tmp_path / "home").glob("store.sqlite*"):
+            path.unlink()
+        for _ in range(2):
+            with Peer(tmp_path, file) as one:
+                said = one.until("the store was lost")
+                assert "registered with" not in said
+                assert_stopped(one.end(signal.SIGTERM), 130)
+            with Store(one.home / "store.sqlite") as store:
+                assert store.envelopes(0) == ()
+
+
+@pytest.mark.slow
+def test_an_interpreter_that_skips_checks_is_refused() -> None:
+    done = subprocess.run([sys.executable, "-O", "-m", "p2pdfl.peer"], capture_output=True, text=True, check=False)
+    assert_one_line((done.returncode, done.stderr), 3, "does not run under `python -O`")
