@@ -19,7 +19,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 
@@ -32,22 +32,10 @@ from p2pdfl.protocol.events import Effect, Event, Replay, Replayed, Reveal, Send
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound, Run
+from p2pdfl.scenario.spec import Behaviour
 from p2pdfl.store import Store
 from p2pdfl.task import Task
 from p2pdfl.types import ZERO_DIGEST, Commit, Digest, Entropy, Envelope, Kind, Outcome, Packet
-
-Behaviour = Literal[
-    "sign_flip",
-    "scale",
-    "noise",
-    "label_flip",
-    "equivocate",
-    "withhold_share",
-    "withhold_update",
-    "crash",
-    "false_accuser",
-    "garbage",
-]
 
 DEFAULT_FACTORS = {"sign_flip": -1.0, "scale": -1000.0, "noise": 10.0}
 """sign_flip, scale: times the update.  noise: standard deviation as a multiple of the update's root mean square."""
