@@ -201,6 +201,7 @@ class Peer:
             "--home",
             self.home,
             "--fund",
+            *arguments,
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
