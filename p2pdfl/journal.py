@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,8 @@ class Journal:
         """Continues a file that is there: a restarted peer adds to its story.  tell: hears each event as well."""
         self._tell = tell
         self._file = path.open("a", encoding="utf-8")
+        if _is_cut_off(path):
+            self._file.write("\n")
         self._start_s = time.monotonic()
         self._turn = threading.Lock()
         self.seconds: dict[Activity, float] = {
@@ -75,3 +78,12 @@ class Journal:
     def _add(self, activity: Activity, seconds: float) -> None:
         with self._turn:
             self.seconds[activity] += seconds
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a crash has left its last line without an end."""
+    with path.open("rb") as file:
+        if not file.seekable() or file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

@@ -118,6 +118,7 @@ class Node:
     _heads: dict[Round, Digest] = field(default_factory=dict)
     _round: Round = 0
     _round_start_ms: int = 0
+    _chain_read_ms: int = 0
     _working: int = 0
     _asking: set[bytes] = field(default_factory=set)
     """Members that owe an answer to a resync."""
@@ -362,7 +363,11 @@ class Node:
         )
         self._to_report.send_nowait(report)
         self._round_start_ms = now_ms
-        self._nursery.start_soon(self._read_chain, None)
+        # the coming round chooses the next list
+        is_list_due = closed.round == closed.members.last_round - 2
+        if is_list_due or now_ms - self._chain_read_ms >= 1000 * params.CHAIN_WATCH_S:
+            self._chain_read_ms = now_ms
+            self._nursery.start_soon(self._read_chain, None)
 
     def _keep_states(self, newest: Digest, states: dict[Digest, State]) -> None:
         """Those that an audit or its verdict may still start from; what was only proposed goes."""
@@ -450,7 +455,7 @@ class Node:
     # --- chain --------------------------------------------------------------------
 
     async def _read_chain(self, block: Digest | None) -> None:
-        """None: after every round, so that who registers late is let in, and next lists follow the registry."""
+        """None: so that who registers late is let in, and the next list follows the registry."""
         for seen in await self.duties.read_registry(block):
             admit(self.network, seen.registrations)
             await self._inbox.send(seen)

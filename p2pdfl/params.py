@@ -95,6 +95,8 @@ CHAIN_POLL_MS = 500
 """Between looks at the registry while registration is open."""
 CHAIN_RETRY_S = 1.0
 CHAIN_RETRY_S_MAX = 60.0
+CHAIN_WATCH_S = 10.0
+"""Between looks at the registry while the rounds go on; late registrants are let into the network then."""
 CHAIN_THREADS_MAX = 8
 """Questions and transactions under way at once; a hanging node holds each for up to a minute."""
 CHAIN_REFUSALS_MAX = 4
