@@ -138,6 +138,29 @@ async def test_a_chain_that_stops_stops_no_round(tmp_path: Path, monkeypatch: py
             }
 
 
+async def test_a_chain_that_hangs_holds_up_no_round_and_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(params, "CHAIN_FINISH_S", 1.0)
+    monkeypatch.setattr(params, "CHAIN_WATCH_S", 0.0)
+    async with town(tmp_path, measured(members_min=3, training_rounds=20, epoch_rounds=3)) as here:
+        await here.found(*NAMES)
+        await here.begin(*NAMES)
+        with here.at.chain._using_evm:  # it takes questions, and answers none
+            assert_one_history(await here.done(*NAMES), rounds=23)
+            with trio.fail_after(5):
+                await here.stop(*NAMES)
+
+
+async def test_bodies_too_long_for_gossip_are_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(params, "UPDATE_INLINE_BYTES_MAX", 100)
+    async with town(tmp_path, measured(members_min=3, training_rounds=4, audit_fraction=0)) as here:
+        await here.found(*NAMES)
+        await here.begin(*NAMES)
+        assert_one_history(await here.done(*NAMES), rounds=7)
+        for one in here.members.values():
+            assert [fields["updates"] for fields in one.events("round")] == [3, 3, 3, 3, 0, 0, 0]
+            assert one.node.network.counters["requests_served"] >= 4
+
+
 async def test_who_registers_late_is_a_member_of_the_next_epoch_and_makes_up_its_quorum(tmp_path: Path) -> None:
     """Three of four: once cyd has left, no round closes without the late member's COMMIT and votes."""
     task = measured(members_min=3, training_rounds=5, epoch_rounds=4, commit_ms=1500, view_ms=1000)

@@ -119,6 +119,14 @@ def test_a_damaged_store(run: Run, published: TaskFile, tmp_path: Path) -> None:
 
 @pytest.mark.net
 @pytest.mark.slow
+def test_a_full_disk(run: Run, published: TaskFile, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "events.jsonl").symlink_to("/dev/full")
+    assert_one_line(run(published), 3, "No space left on device")
+
+
+@pytest.mark.net
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "text"),
     [
