@@ -24,6 +24,7 @@ from p2pdfl.journal import Journal
 from p2pdfl.learning.learner import Learner, measure
 from p2pdfl.net import Network, open_network
 from p2pdfl.node import Node, NodeResult, admit
+from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.scenario.ledger import publish
@@ -116,6 +117,7 @@ class Member:
     told: list[tuple[str, dict[str, Any]]]
     heard: trio.Event = field(default_factory=trio.Event)
     result: NodeResult | None = None
+    diverged: str | None = None
     done: trio.Event = field(default_factory=trio.Event)
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -137,7 +139,7 @@ class Member:
 
 
 @contextmanager
-def member(at: Place, name: str, network: Network, *, wrap: Callable[[Run], Any] = lambda run: run) -> Iterator[Member]:
+def member(at: Place, name: str, network: Network, *, computes: type[Compute] = Compute) -> Iterator[Member]:
     keys, task = keys_of(name), at.task
     home = at.directory / name
     home.mkdir(exist_ok=True)
@@ -161,8 +163,8 @@ def member(at: Place, name: str, network: Network, *, wrap: Callable[[Run], Any]
         signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
         run = Run(setup, genesis, signed)
         node = Node(
-            machine=wrap(run),
-            compute=Compute(learner(task), setup.task_id, keys, secrets.token_bytes),
+            machine=run,
+            compute=computes(learner(task), setup.task_id, keys, secrets.token_bytes),
             store=store,
             network=network,
             duties=Duties(chain=client, journal=journal),
@@ -245,7 +247,14 @@ class Town:
             nursery.start_soon(stop)
             with member(self.at, name, self.networks[name], **options) as one:
                 task_status.started(one)
-                await one.live()
+                try:
+                    await one.live()
+                except* Diverged as group:
+                    error: BaseException = group
+                    while isinstance(error, BaseExceptionGroup):
+                        error = error.exceptions[0]
+                    one.diverged = str(error)
+                    one.done.set()
 
 
 @asynccontextmanager

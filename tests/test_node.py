@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from nodes import Town, keys_of, measured, town
 
 from p2pdfl import params
 from p2pdfl.codec import encode
+from p2pdfl.compute import Compute
+from p2pdfl.learning.learner import State
 from p2pdfl.net import Network
 from p2pdfl.net.blobs import PROTOCOL as BLOB_PROTOCOL
 from p2pdfl.node import RESYNC_PROTOCOL, NodeResult
@@ -148,6 +151,24 @@ async def test_a_chain_that_hangs_holds_up_no_round_and_no_end(tmp_path: Path, m
             assert_one_history(await here.done(*NAMES), rounds=23)
             with trio.fail_after(5):
                 await here.stop(*NAMES)
+
+
+class Differing(Compute):
+    """As on a machine whose arithmetic is another."""
+
+    def aggregate(self, parent: State, updates: Sequence[bytes]) -> State:
+        state = super().aggregate(parent, updates)
+        return State(parameters=state.parameters * (1 + 2**-52), momentum=state.momentum)
+
+
+async def test_a_machine_that_computes_another_state_stops_itself_and_nobody_else(tmp_path: Path) -> None:
+    async with town(tmp_path, measured(members_min=3, commit_ms=1500, view_ms=1000)) as here:
+        await here.found(*NAMES, "odd")
+        await here.begin(*NAMES)
+        await here.begin("odd", computes=Differing)
+        assert_one_history(await here.done(*NAMES), rounds=5)
+        await here.members["odd"].done.wait()
+        assert "round 0: a quorum certified state" in str(here.members["odd"].diverged)
 
 
 async def test_bodies_too_long_for_gossip_are_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
