@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from nodes import Town, keys_of, measured, town
+from net.loopback import network
+from nodes import Town, keys_of, measured, member, place, town
 
 from p2pdfl import params
 from p2pdfl.codec import encode
@@ -17,6 +18,7 @@ from p2pdfl.learning.learner import State
 from p2pdfl.net import Network
 from p2pdfl.net.blobs import PROTOCOL as BLOB_PROTOCOL
 from p2pdfl.node import RESYNC_PROTOCOL, NodeResult
+from p2pdfl.protocol.events import Event, Tick
 from p2pdfl.protocol.resync import ResyncReply
 from p2pdfl.types import Ballot, Certificate, Digest, Envelope, Packet
 
@@ -110,6 +112,21 @@ async def flood(eve: Network) -> None:
         for sample in samples:
             await eve.publish(sample)
             await trio.sleep(0.002)  # as fast as loopback takes it
+
+
+async def test_time_goes_on_although_messages_never_end(tmp_path: Path) -> None:
+    """A message that the machine refuses moves nothing, so a deadline that is due comes before the next one."""
+    with place(tmp_path, measured(members_min=1)) as at:
+        at.register("ada", b"ada's peer id")
+        at.start("ada")
+        async with network("alone") as alone:
+            with member(at, "ada", alone) as one:
+                inbox, one.node._events = trio.open_memory_channel[Event](1)
+                inbox.send_nowait(Tick())
+                one.run.start(now_ms=-one.journal.now_ms - 100_000)
+                waiting = await one.node._next_event()
+                assert isinstance(waiting, Tick)
+                assert one.node._events.statistics().current_buffer_used == 1
 
 
 async def test_a_member_restarted_in_the_middle_comes_to_the_same_end(tmp_path: Path) -> None:
