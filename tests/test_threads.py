@@ -51,7 +51,3 @@ async def test_a_limiter_holds_back_what_is_too_much() -> None:
         for _ in range(8):
             nursery.start_soon(lambda: threads.run(work, limiter=limiter))
     assert at_once == [1] * 8
-
-
-def test_leaving_with_nothing_at_work_returns_the_code() -> None:
-    assert threads.leave(3) == 3
