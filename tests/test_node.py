@@ -124,7 +124,6 @@ async def test_time_goes_on_although_messages_never_end(tmp_path: Path) -> None:
                 inbox, one.node._events = trio.open_memory_channel[Event](1)
                 inbox.send_nowait(Tick())
                 one.run.start(now_ms=-one.journal.now_ms - 100_000)
-                waiting = await one.node._next_event()
                 assert isinstance(await one.node._next_event(), Tick)
                 assert one.node._events.statistics().current_buffer_used == 1
 
