@@ -198,19 +198,23 @@ async def test_bodies_too_long_for_gossip_are_pulled(tmp_path: Path, monkeypatch
             assert one.node.network.counters["requests_served"] >= 4
 
 
-async def test_who_registers_late_is_a_member_of_the_next_epoch_and_makes_up_its_quorum(tmp_path: Path) -> None:
+async def test_who_registers_late_is_a_member_of_the_next_epoch_and_makes_up_its_quorum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three of four: once cyd has left, no round closes without the late member's COMMIT and votes."""
-    task = measured(members_min=3, training_rounds=5, epoch_rounds=4, commit_ms=1500, view_ms=1000)
+    # rounds are faster here than the chain: enough of them to hear of the registration before the list is chosen
+    monkeypatch.setattr(params, "CHAIN_WATCH_S", 0.0)
+    task = measured(members_min=3, training_rounds=13, epoch_rounds=8, commit_ms=1500, view_ms=1000)
     async with town(tmp_path, task) as here:
         await here.found(*NAMES)
         await here.open("late")
         await trio.to_thread.run_sync(here.at.register, "late", here.networks["late"].peer_id)
         await here.begin(*NAMES, "late")
-        await here.members["cyd"].until_closed(4)
+        await here.members["cyd"].until_closed(8)
         await here.stop("cyd")
         results = await here.done("ada", "bob", "late")
-        assert_one_history(results, rounds=8)
+        assert_one_history(results, rounds=16)
         told = here.members["late"].events("members")
         address = "0x" + keys_of("late").address.hex()
         assert [address in fields["addresses"] for fields in told] == [False, True]
-        assert (anchored(here, 0), anchored(here, 1)) == (results[0].heads[3], results[0].heads[7])
+        assert (anchored(here, 0), anchored(here, 1)) == (results[0].heads[7], results[0].heads[15])
