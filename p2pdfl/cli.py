@@ -110,8 +110,9 @@ def _count(text: str) -> int:
 
 def _peer(arguments: list[str]) -> int:
     from p2pdfl import peer
+    from p2pdfl.threads import leave
 
-    return peer.main(arguments)
+    leave(peer.main(arguments))
 
 
 def _scenario(options: argparse.Namespace) -> int:

@@ -93,17 +93,17 @@ class Options:
 def live(options: Options) -> int:
     """Returns the exit code; what is the world's fault is told in one line on stderr."""
     try:
-        return threads.leave(trio.run(_until_stopped, options))
+        return trio.run(_until_stopped, options)
     except KeyboardInterrupt:
-        return threads.leave(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
     except EXPECTED_ERRORS as error:
-        return threads.leave(_complain(error))
+        return _complain(error)
     except BaseExceptionGroup as group:
         # what goes wrong in a nursery comes wrapped; anything unexpected in there deserves its traceback
         expected, unexpected = group.split(EXPECTED_ERRORS)
         if unexpected is not None or expected is None:
             raise
-        return threads.leave(_complain(_first(expected)))
+        return _complain(_first(expected))
 
 
 def _complain(error: BaseException) -> int:

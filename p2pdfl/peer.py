@@ -134,4 +134,6 @@ def _deviation(text: str) -> Deviation:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from p2pdfl.threads import leave
+
+    leave(main())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from nodes import measured, place
 
-from p2pdfl import peer, task, threads
+from p2pdfl import peer, task
 from p2pdfl.store import Store
 from p2pdfl.task import TaskFile
 
@@ -31,10 +31,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskFile]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """The peer in this process; returns its exit code and what it wrote to stderr."""
-    # it would end this process, for a thread that any test has left behind
-    monkeypatch.setattr(threads, "leave", lambda code: code)
 
     def run(file: TaskFile | None, *arguments: str) -> tuple[int, str]:
         if file is not None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -22,7 +24,7 @@ async def test_who_is_cancelled_does_not_wait_for_the_thread() -> None:
             nursery.start_soon(threads.run, work)
             await started.wait()
             nursery.cancel_scope.cancel()
-        assert threads.is_busy()
+        assert not ended.is_set()
     finally:
         go_on.set()
     await ended.wait()
@@ -51,3 +53,12 @@ async def test_a_limiter_holds_back_what_is_too_much() -> None:
         for _ in range(8):
             nursery.start_soon(lambda: threads.run(work, limiter=limiter))
     assert at_once == [1] * 8
+
+
+def test_leaving_ends_the_process_in_the_middle_of_work_with_the_code_and_all_that_was_said() -> None:
+    program = (
+        "import threading, time; from p2pdfl import threads; "
+        "threading.Thread(target=time.sleep, args=(3600,)).start(); print('said', end=''); threads.leave(7)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "said", "")
