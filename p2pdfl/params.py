@@ -68,6 +68,8 @@ EARLY_MESSAGES_PER_MEMBER_MAX = 16
 RESYNC_HAVE_MAX = 8_192
 RESYNC_REQUEST_BYTES_MAX = 20 * RESYNC_HAVE_MAX + 64
 RESYNC_REPLY_MESSAGES_MAX = 512
+RESYNC_REPLY_CERTIFICATES_MAX = 2 * VIEW_COUNT_MAX + 1
+"""A notarization and a skip certificate per view, and the round's own: each costs the asker a quorum of recoveries."""
 RESYNC_REPLY_BYTES_MAX = 4 << 20
 """Of packets; certificates come on top."""
 RESYNC_FRAME_BYTES_MAX = 8 << 20

@@ -28,7 +28,7 @@ class ResyncRequest(Wire):
 
 class ResyncReply(Wire):
     packets: Annotated[tuple[Packet, ...], Len(0, params.RESYNC_REPLY_MESSAGES_MAX)]
-    certificates: Annotated[tuple[Certificate, ...], Len(0, params.RESYNC_REPLY_MESSAGES_MAX)]
+    certificates: Annotated[tuple[Certificate, ...], Len(0, params.RESYNC_REPLY_CERTIFICATES_MAX)]
 
 
 def packet_id(packet: Packet) -> PacketId:
@@ -53,4 +53,4 @@ def compute_reply(
         if size > params.RESYNC_REPLY_BYTES_MAX or len(chosen) == params.RESYNC_REPLY_MESSAGES_MAX:
             break
         chosen.append(packet)
-    return ResyncReply(packets=tuple(chosen), certificates=tuple(certificates[: params.RESYNC_REPLY_MESSAGES_MAX]))
+    return ResyncReply(packets=tuple(chosen), certificates=tuple(certificates[: params.RESYNC_REPLY_CERTIFICATES_MAX]))

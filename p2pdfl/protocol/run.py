@@ -185,9 +185,9 @@ class Run:
             if request.round > self.round:
                 return ResyncReply(packets=(), certificates=())
             agreement = self._now.agreement
-            certificates = [*agreement.notarizations.values(), *agreement.skips.values()]
-            if agreement.certificate is not None:
-                certificates.append(agreement.certificate)
+            # what closes the round first: a reply holds only so many
+            closing = [] if agreement.certificate is None else [agreement.certificate]
+            certificates = [*closing, *agreement.notarizations.values(), *agreement.skips.values()]
             return compute_reply(request, [*self._now.packets, *jury], certificates)
         closed = self._history.get(request.round)
         found = (closed.packets, closed.certificate) if closed else load(request.round)

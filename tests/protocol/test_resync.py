@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from p2pdfl import params
 from p2pdfl.codec import decode, encode
@@ -60,3 +61,12 @@ def test_commits_come_before_votes() -> None:
     proposal = a_packet(4, 0, Kind.PROPOSE, a_proposal())
     packets = [*votes(params.RESYNC_REPLY_MESSAGES_MAX), proposal]
     assert compute_reply(a_request([]), packets, ()).packets[0] == proposal
+
+
+def test_a_reply_with_more_certificates_than_views_can_give_is_malformed() -> None:
+    """ATTACK: certificates that fail at their last signature, each of which costs the asker a quorum of recoveries."""
+    certificate = a_certificate(4, Kind.CLOSE, bytes(32), voters=[0, 1, 2])
+    most = params.RESYNC_REPLY_CERTIFICATES_MAX
+    ResyncReply(packets=(), certificates=(certificate,) * most)
+    with pytest.raises(ValidationError):
+        ResyncReply(packets=(), certificates=(certificate,) * (most + 1))
