@@ -86,7 +86,10 @@ def serve_junk(eve: Network) -> Counter[str]:
     junk_certificate = Certificate(
         epoch=0, round=0, view=0, kind=4, head=bytes(32), ballots=(Ballot(member=0, signature=bytes(64)),)
     )
-    long_reply = ResyncReply(packets=(junk_packet,) * 512, certificates=(junk_certificate,) * 512)
+    long_reply = ResyncReply(
+        packets=(junk_packet,) * params.RESYNC_REPLY_MESSAGES_MAX,
+        certificates=(junk_certificate,) * params.RESYNC_REPLY_CERTIFICATES_MAX,
+    )
 
     async def answer(peer: bytes, question: bytes) -> bytes:
         questions["asked"] += 1
