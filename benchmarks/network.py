@@ -299,7 +299,7 @@ class Session:
             nursery.start_soon(self._listen, peer, nursery)
             await peer.connect(self.addresses)
             with trio.move_on_after(CONNECT_S_MAX):
-                while peer.connected() < self.count - 1:
+                while peer.connected() < self.count - 1:  # noqa: ASYNC110 - the library has no event for it
                     await trio.sleep(0.1)
             self.pipe.send(peer.connected())
             while (command := await self._command()) is not None:

@@ -52,7 +52,7 @@ async def open_network(
     announced = [_address(text) for text in announce]
     bootstrap_peers = [bootstrap_peer(text) for text in bootstrap]
     host = adapter.create_host(key_seed, connections_max=limits.connections_max, counters=counters, announce=announced)
-    network = Network(host, topic, blob_source, limits=limits, counters=counters)
+    network = Network(host, topic, blob_source, entropy=entropy, limits=limits, counters=counters)
     discovery = Discovery(host, network._gossip, bootstrap_peers, entropy=entropy, limits=limits, counters=counters)
     network._discovery = discovery
     ready, closing = trio.Event(), trio.Event()
@@ -111,10 +111,17 @@ class Network:
     _discovery: Discovery
 
     def __init__(
-        self, host: BasicHost, topic: str, blob_source: BlobSource, *, limits: Limits, counters: Counter[str]
+        self,
+        host: BasicHost,
+        topic: str,
+        blob_source: BlobSource,
+        *,
+        entropy: Entropy,
+        limits: Limits,
+        counters: Counter[str],
     ) -> None:
         self._host = host
-        self._gossip = Gossip(host, topic, limits=limits, counters=counters)
+        self._gossip = Gossip(host, topic, entropy=entropy, limits=limits, counters=counters)
         self._requests = Requests(host, self._gossip.is_admitted, limits=limits, counters=counters)
         self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
         self.counters = counters

@@ -20,6 +20,33 @@ class Limits:
     """Gossip queued for one slow peer."""
     seen_messages_max: int = 1 << 16
     """Message ids remembered: at 32 members and 10 messages a second each, 200 s."""
+    outbound_bytes_max: int = 16 << 20
+    """Of the same; frames are shared by the peers that they wait for."""
+
+    beat_s: float = 0.4
+    """Between announcements of what was heard, while there is something new; half to one and a half of it."""
+    recent_messages_max: int = 4096
+    recent_bytes_max: int = 32 << 20
+    recent_s: float = 10.0
+    """Messages kept to be sent to who asks: 12 members' 64 KB a round are 1 MB."""
+    ids_per_beat_max: int = 1024
+    """Ids in announcements and questions taken from one peer: 32 members at 80 messages a second each."""
+    wanted_messages_max: int = 4096
+    wanted_per_peer_max: int = 512
+    """Announced messages that have not come, at most 100 bytes each."""
+    announcers_max: int = 4
+    """Announcers remembered for one message."""
+    late_s: float = 1.5
+    """How long an announced message may still come from its author, if there is a link to it."""
+    promise_s: float = 3.0
+    """How long who was asked may take, before another is.  go-libp2p waits as long."""
+    broken_promises_max: int = 8
+    broken_promises_s: float = 60.0
+    """Who announced and did not send in as many beats is not listened to until this time is over."""
+    askers_per_author_max: int = 2
+    gap_s: float = 60.0
+    """For how long a missing link is thought to stay missing."""
+
     gossip_streams_per_peer_max: int = 4
     """An honest peer has one, for a moment two while it reconnects."""
 
@@ -54,6 +81,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         assert self.message_bytes_max <= self.incoming_bytes_max
+        assert self.message_bytes_max < self.outbound_bytes_max
+        assert self.message_bytes_max <= self.recent_bytes_max
+        # Who is told last and waits for the author before it asks is still served.
+        assert self.recent_s / 2 > self.late_s + 1.5 * self.beat_s
         assert self.served_streams_per_peer_max <= self.served_streams_max
         assert self.redial_s <= self.redial_s_max
         assert self.lookup_s <= self.lookup_s_max

@@ -1,15 +1,15 @@
-"""Gossip on one topic: an author sends to every member it is connected to, receivers pass it on sparingly.
+"""Gossip on one topic: an author sends to every member it is connected to, the others announce what they heard.
 
 On the wire this is GossipSub v1.1 (the author's part is its flood publishing), so other implementations can join.  Of
 its mesh only GRAFT and PRUNE are answered; who gets a copy is decided here, because copies are what a small network
-spends its CPU on, about 1 ms each:
+spends its CPU on:
 
-1. The author sends to every member it is connected to.
-2. For each message the members stand on a ring, ordered by a hash of the message and their id.  Who hears it straight
-   from its author passes it to the next on the ring.  So everyone gets two copies, and whoever the author cannot reach
-   gets one from its predecessor, which no one can choose.
-3. Who hears it from someone else first, and so may be in a part of the network that the author does not reach, passes
-   it to the next three.
+1. The author sends to every member it is connected to.  Where no link is missing, that is all that is ever sent.
+2. Everybody announces the ids of what it heard to a few others, drawn at random, in the next beats (IHAVE).  Who lacks
+   one asks for it (IWANT): at once if it has no link to the author, else when it has not come for a while.
+3. Who is asked for an author's message passes that author's next ones to the asker without being asked, for a minute.
+4. Who hears a message of an author that it has no link to, and so is in a part of the network that the author does
+   not reach, passes it to three others, and for a minute announces all that it holds to everybody.
 
 What still gets lost, the protocol's resync brings back: gossip is a hint (DESIGN 3).
 """
@@ -20,25 +20,33 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass
-from hashlib import sha256
+from typing import Any
 
 import trio
 from google.protobuf.message import DecodeError
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.utils import maybe_consume_signed_record
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX, signature_validator
+from libp2p.utils.varint import encode_varint_prefixed
 
 from p2pdfl.net import adapter
+from p2pdfl.net.announcements import SEQNO_BYTES, Held, MessageId, NotServed, Wanted, draw
+from p2pdfl.net.gaps import Gaps
 from p2pdfl.net.limits import Limits
+from p2pdfl.types import Entropy
 
-RELAYS_FROM_AUTHOR = 1
-RELAYS_FROM_RELAY = 3
+RELAYS_MAX = 3
+IDS_PER_RPC_MAX = 512
+"""24 KB."""
+WRITE_BYTES_MAX = 64 << 10
+"""What waits for one peer is written together up to here: one Yamux frame, one Noise message, one system call."""
 RPC_OVERHEAD_BYTES = 4096
 """What an RPC has besides one message's data: ids, signature, the sender's signed address record."""
 PEER_ID_BYTES_MAX = 64
@@ -56,7 +64,15 @@ class Incoming:
 class Gossip(Pubsub):
     """py-libp2p's Pubsub for its peers' coming and going; what is read, believed and passed on is decided here."""
 
-    def __init__(self, host: BasicHost, topic: str, *, limits: Limits, counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        host: BasicHost,
+        topic: str,
+        *,
+        entropy: Entropy,
+        limits: Limits,
+        counters: Counter[str],
+    ) -> None:
         self.mesh = Mesh(topic)
         super().__init__(
             host,
@@ -76,7 +92,15 @@ class Gossip(Pubsub):
         self._limits = limits
         self._counters = counters
         self._admitted: frozenset[ID] | None = None
-        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._entropy = entropy
+        self._seen: OrderedDict[MessageId, None] = OrderedDict()
+        self._held = Held(entropy=entropy, limits=limits)
+        self._wanted = Wanted(limits=limits)
+        self._gaps = Gaps(limits=limits)
+        self._something_to_do = trio.Event()
+        self._ids_taken: Counter[ID] = Counter()
+        """Ids announced or asked for, per peer, since the last beat."""
+        self._outbound_bytes: Counter[ID] = Counter()
         self._opening: set[ID] = set()
         self._streams: Counter[ID] = Counter()
         self._inbox, self.incoming = trio.open_memory_channel[Incoming](limits.incoming_messages_max)
@@ -105,9 +129,12 @@ class Gossip(Pubsub):
         )
         assert self.sign_key is not None
         message.signature = self.sign_key.sign(PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString())
-        self._remember(_message_id(message))
+        message_id = _message_id(message)
+        self._remember(message_id)
         self._counters["messages_sent"] += 1
-        self._send_copies(message, self.reachable())
+        peers = self.reachable()
+        self._send_copies(message, peers)
+        self._hold(message_id, message, peers)
         await trio.lowlevel.checkpoint()
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -141,23 +168,24 @@ class Gossip(Pubsub):
         if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
             for subscription in rpc.subscriptions:
                 self.handle_subscription(peer, subscription)
-        if rpc.HasField("control"):
-            await self.router.handle_rpc(rpc, peer)
         for message in rpc.publish:
             self._receive(peer, message)
+        if rpc.HasField("control"):
+            await self.router.handle_rpc(rpc, peer)
+            self._receive_announcements(peer, rpc.control)
 
     def _receive(self, forwarder: ID, message: rpc_pb2.Message) -> None:
         """Cheap checks first; the signature, 0.1 ms, last."""
         self._counters["copies_received"] += 1
         if list(message.topicIDs) != [self.topic]:
             return self._refuse("other topic")
-        if not 0 < len(message.from_id) <= PEER_ID_BYTES_MAX or len(message.seqno) != 8:
+        if not 0 < len(message.from_id) <= PEER_ID_BYTES_MAX or len(message.seqno) != SEQNO_BYTES:
             return self._refuse("malformed gossip")
         if len(message.data) > self._limits.message_bytes_max:
             return self._refuse("message too long")
         message_id = _message_id(message)
         if message_id in self._seen:
-            return None
+            return self._held.is_known_to(message_id, forwarder)
         author = ID(message.from_id)
         if author == self.my_id:
             return self._refuse("own message returned")
@@ -166,10 +194,18 @@ class Gossip(Pubsub):
         if not _is_signed(message):
             return self._refuse("bad gossip signature")
         self._remember(message_id)
+        self._wanted.came(message_id)
         self._counters["messages_received"] += 1
         self._deliver(Incoming(origin=author.to_base58().encode(), data=message.data))
-        relays = RELAYS_FROM_AUTHOR if forwarder == author else RELAYS_FROM_RELAY
-        self._send_copies(message, self._next_on_ring(message_id, relays, skip={author, forwarder}))
+        now_s = trio.current_time()
+        linked = self.reachable()
+        others = linked - {author, forwarder}
+        relays = self._gaps.askers_of(author, now_s) & others
+        if forwarder != author and author not in linked:
+            self._gaps.heard_from_afar(author, now_s)
+            relays |= set(draw(others - relays, RELAYS_MAX - len(relays), self._entropy))
+        self._send_copies(message, relays)
+        self._hold(message_id, message, {author, forwarder, *relays})
         return None
 
     def _deliver(self, message: Incoming) -> None:
@@ -188,25 +224,128 @@ class Gossip(Pubsub):
         self._inbox_bytes += len(message.data)
         return None
 
+    # --- announcing ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        self.manager.run_daemon_task(self._keep_announcing)
+        await super().run()
+
+    async def _keep_announcing(self) -> None:
+        while True:
+            await self._something_to_do.wait()
+            await trio.sleep(self._limits.beat_s * (0.5 + int.from_bytes(self._entropy(4), "big") / 2**32))
+            self._beat()
+
+    def _beat(self) -> None:
+        now_s = trio.current_time()
+        self._ids_taken.clear()
+        self._held.forget_old(now_s)
+        peers = self.reachable()
+        link_is_missing = self._gaps.is_any_missing(peers, now_s)
+        for peer, ids in self._held.announce(peers, to_all=link_is_missing, now_s=now_s).items():
+            for at in range(0, len(ids), IDS_PER_RPC_MAX):
+                rpc = rpc_pb2.RPC()
+                rpc.control.ihave.add(topicID=self.topic, messageIDs=ids[at : at + IDS_PER_RPC_MAX])
+                self._push(peer, _frame(rpc))
+        self._ask(now_s)
+        if not self._held and not self._wanted:
+            self._something_to_do = trio.Event()
+
+    def _receive_announcements(self, peer: ID, control: rpc_pb2.ControlMessage) -> None:
+        if not control.ihave and not control.iwant:
+            return None
+        if not self.is_admitted(peer):
+            return self._refuse("stranger's announcement")
+        self._something_to_do.set()
+        for ihave in control.ihave:
+            if ihave.topicID == self.topic:
+                self._receive_ihave(peer, ihave.messageIDs)
+        for iwant in control.iwant:
+            self._receive_iwant(peer, iwant.messageIDs)
+        return None
+
+    def _receive_ihave(self, peer: ID, message_ids: Collection[MessageId]) -> None:
+        now_s = trio.current_time()
+        linked = self.reachable()
+        for message_id in message_ids:
+            if self._ids_taken[peer] >= self._limits.ids_per_beat_max:
+                return self._refuse("too many ids")
+            self._ids_taken[peer] += 1
+            if message_id in self._seen:
+                self._held.is_known_to(message_id, peer)
+                continue
+            author = ID(message_id[:-SEQNO_BYTES])
+            if not 0 < len(author.to_bytes()) <= PEER_ID_BYTES_MAX:
+                return self._refuse("malformed gossip")
+            if author == self.my_id:  # from before a restart
+                continue
+            if not self.is_admitted(author):
+                self._refuse("announcement of an author not admitted")
+                continue
+            patience_s = self._limits.late_s if author in linked else 0.0
+            refused = self._wanted.announced(message_id, peer, patience_s=patience_s, now_s=now_s)
+            if refused is not None:
+                return self._refuse(refused)
+        self._ask(now_s)
+        return None
+
+    def _ask(self, now_s: float) -> None:
+        asks, broken = self._wanted.ask(now_s)
+        for _ in broken:
+            self._refuse("announced and not sent")
+        for peer, ids in asks.items():
+            for at in range(0, len(ids), IDS_PER_RPC_MAX):
+                rpc = rpc_pb2.RPC()
+                rpc.control.iwant.add(messageIDs=ids[at : at + IDS_PER_RPC_MAX])
+                self._push(peer, _frame(rpc))
+
+    def _receive_iwant(self, peer: ID, message_ids: Collection[MessageId]) -> None:
+        now_s = trio.current_time()
+        for message_id in message_ids:
+            if self._ids_taken[peer] >= self._limits.ids_per_beat_max:
+                return self._refuse("too many ids")
+            self._ids_taken[peer] += 1
+            try:
+                message = self._held.serve(message_id, peer)
+            except NotServed as reason:
+                self._refuse(str(reason))
+                continue
+            if message is not None:
+                self._counters["messages_asked_for"] += 1
+                self._gaps.asked(peer, ID(message.from_id), now_s)
+                self._send_copies(message, [peer])
+        return None
+
     # --- sending ---------------------------------------------------------------------------------------------------
 
-    def _next_on_ring(self, message_id: bytes, count: int, *, skip: set[ID]) -> list[ID]:
-        def place(peer: ID) -> bytes:
-            return sha256(message_id + peer.to_bytes()).digest()
-
-        here = place(self.my_id)
-        others = self.reachable() - skip
-        # Places after ours in order, then the ring's beginning.
-        return sorted(others, key=lambda peer: ((at := place(peer)) < here, at))[:count]
-
     def _send_copies(self, message: rpc_pb2.Message, peers: Collection[ID]) -> None:
-        rpc = rpc_pb2.RPC(publish=[message])
+        frame = _frame(rpc_pb2.RPC(publish=[message])) if peers else b""
         for peer in peers:
-            queue = self.peer_queues.get(peer)
-            if queue is not None and queue.push(rpc):
+            if self._push(peer, frame):
                 self._counters["copies_sent"] += 1
-            else:
-                self._refuse("peer too slow")
+
+    def _push(self, peer: ID, frame: bytes) -> bool:
+        queue: Any = self.peer_queues.get(peer)  # made for RPCs; it does not look at them
+        fits = self._outbound_bytes[peer] + len(frame) <= self._limits.outbound_bytes_max
+        if queue is None or not fits or not queue.push(frame):
+            self._refuse("peer too slow")
+            return False
+        self._outbound_bytes[peer] += len(frame)
+        return True
+
+    async def handle_sending_messages(self, peer_id: ID, stream: INetStream, queue: Any) -> None:
+        """As shipped each message is serialised anew for every peer, and written alone."""
+        while (item := await queue.pop()) is not None:
+            batch = bytearray(_frame(item))
+            while len(queue) and len(batch) < WRITE_BYTES_MAX:
+                batch += _frame(await queue.pop())
+            try:
+                await stream.write(bytes(batch))
+            except StreamError:
+                return self._handle_dead_peer(peer_id)
+            if self.peer_queues.get(peer_id) is queue:
+                self._outbound_bytes[peer_id] = max(0, self._outbound_bytes[peer_id] - len(batch))
+        return None
 
     # --- peers' coming and going -----------------------------------------------------------------------------------
 
@@ -231,13 +370,19 @@ class Gossip(Pubsub):
 
     def _handle_dead_peer(self, peer_id: ID) -> None:
         super()._handle_dead_peer(peer_id)
+        if peer_id not in self.peer_queues:
+            del self._outbound_bytes[peer_id]
         self._announce_change()
 
     def _announce_change(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
 
-    def _remember(self, message_id: bytes) -> None:
+    def _hold(self, message_id: MessageId, message: rpc_pb2.Message, knowing: Collection[ID]) -> None:
+        self._held.put(message_id, message, knowing=knowing, now_s=trio.current_time())
+        self._something_to_do.set()
+
+    def _remember(self, message_id: MessageId) -> None:
         self._seen[message_id] = None
         if len(self._seen) > self._limits.seen_messages_max:
             self._seen.popitem(last=False)
@@ -250,8 +395,8 @@ class Mesh(GossipSub):
     """Keeps the mesh that other implementations expect, with everybody in it.
 
     It never prunes: above degree_high, as shipped, everybody prunes the same peers and the network falls into cliques.
-    Of control messages it takes GRAFT and PRUNE for the one topic: answering IWANT would amplify, IHAVE would fetch
-    what the resync brings anyway, and peer exchange dials whom a stranger names.
+    Of control messages it takes GRAFT and PRUNE for the one topic (IHAVE and IWANT are Gossip's); peer exchange would
+    dial whom a stranger names.
     """
 
     def __init__(self, topic: str) -> None:
@@ -321,8 +466,13 @@ class _Frames:
         return frame
 
 
-def _message_id(message: rpc_pb2.Message) -> bytes:
+def _message_id(message: rpc_pb2.Message) -> MessageId:
     return bytes(message.from_id + message.seqno)
+
+
+def _frame(item: rpc_pb2.RPC | bytes) -> bytes:
+    """Our own frames are serialised once for all peers; the library queues RPCs."""
+    return item if isinstance(item, bytes) else encode_varint_prefixed(item.SerializeToString())
 
 
 def _is_signed(message: rpc_pb2.Message) -> bool:
