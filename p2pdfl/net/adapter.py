@@ -45,6 +45,8 @@ from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
+from p2pdfl.net import adapter_frames
+
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
 RESET_S = 1.0
@@ -71,6 +73,7 @@ def create_host(
     check_version()
     _quiet_logs()
     _batch_window_updates()
+    adapter_frames.repair()
     key_pair = create_new_key_pair(key_seed)
     host = new_host(
         key_pair=key_pair,
@@ -315,6 +318,7 @@ class _CountedStream(TrioTCPStream):
 
     async def write(self, data: bytes) -> None:
         self._counters["bytes_sent"] += len(data)
+        self._counters["writes"] += 1
         await super().write(data)
 
     async def read(self, n: int | None = None) -> bytes:

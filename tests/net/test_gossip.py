@@ -139,7 +139,8 @@ async def test_messages_that_wait_for_one_peer_are_written_together() -> None:
         with trio.fail_after(5):
             for _ in frames:
                 await other.incoming.receive()
-        assert written == [b"".join(frames)]
+        (together,) = [data for data in written if frames[0] in data]
+        assert together.endswith(b"".join(frames))  # a GRAFT may have waited before them
 
 
 async def test_what_waits_for_one_peer_is_bounded_in_bytes() -> None:
