@@ -81,8 +81,9 @@ contracts-check: $(READY)
 	@$(BIN)/python contracts/build.py --check
 
 .PHONY: bench
-bench: $(READY) ## what a round costs a peer, part by part; aggregation by itself
+bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; aggregation by itself
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/round.py
+	@$(BIN)/python benchmarks/network.py
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/aggregate.py
 
 .PHONY: clean
