@@ -2,11 +2,12 @@
 
 In a phase everybody publishes one message and the phase is over when everybody has heard everybody, or after 20 s.
 Processor time is summed over all processes, from before the first phase until a second after the last, so what a router
-sends afterwards is in it; with --pause, so is all that it does between phases.  Then the reveal: everybody announces a blob at once and fetches everybody else's by digest.
+sends afterwards is in it; with --pause, so is all that it does between phases.
+
+Then the reveal: everybody announces a blob at once and fetches everybody else's by digest.
 
 python benchmarks/network.py                     8 peers, a few phases of each size; under a minute on two cores
-python benchmarks/network.py --full              8, 16 and 32 peers, 10 phases each; the reveal of 16 x 1 MB; an hour's
-                                                 quarter on two cores, most of it the library's phases that never end
+python benchmarks/network.py --full              8, 16 and 32 peers, 10 phases each; the reveal of 16 x 1 MB; 15 minutes
 python benchmarks/network.py --peers 32 --sizes 1024 --phases 5 --ours
 """
 
