@@ -8,7 +8,7 @@ clock or a network: time comes as an argument, and what to send goes back as a r
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from libp2p.peer.id import ID
@@ -181,20 +181,29 @@ class Wanted:
         if want is not None:
             self._release(*want.announcers, *([want.asked] if want.asked else ()))
 
-    def ask(self, now_s: float) -> tuple[dict[ID, list[MessageId]], Sequence[ID]]:
-        """Whom to ask for what now, and who did not send what it had announced, once per message."""
+    def ask(
+        self, linked: Set[ID], now_s: float, *, only: Collection[MessageId] | None = None
+    ) -> tuple[dict[ID, list[MessageId]], Sequence[ID]]:
+        """Whom to ask for what now, and who did not send what it had announced, once per message.
+
+        Who has gone is not asked, and not blamed.  only: of these messages; else of all.
+        """
         if now_s - self._broken_since_s > self._limits.broken_promises_s:
             self._broken.clear()
             self._broken_since_s = now_s
         asks: dict[ID, list[MessageId]] = defaultdict(list)
         broken: list[ID] = []
-        for message_id, want in list(self._wants.items()):
-            if want.ask_at_s > now_s:
+        for message_id in list(self._wants) if only is None else only:
+            want = self._wants.get(message_id)
+            if want is None or (want.ask_at_s > now_s and (want.asked is None or want.asked in linked)):
                 continue
             if want.asked is not None:
-                broken.append(want.asked)
+                if want.asked in linked:
+                    broken.append(want.asked)
                 self._release(want.asked)
                 want.asked = None
+            self._release(*(peer for peer in want.announcers if peer not in linked))
+            want.announcers = [peer for peer in want.announcers if peer in linked]
             if not want.announcers:
                 del self._wants[message_id]
                 continue

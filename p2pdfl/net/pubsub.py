@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -257,7 +257,7 @@ class Gossip(Pubsub):
                 rpc = rpc_pb2.RPC()
                 rpc.control.ihave.add(topicID=self.topic, messageIDs=ids[at : at + IDS_PER_RPC_MAX])
                 self._push(peer, _frame(rpc))
-        self._ask(now_s)
+        self._ask(peers, now_s)
         if not self._held and not self._wanted:
             self._something_to_do = trio.Event()
 
@@ -267,26 +267,27 @@ class Gossip(Pubsub):
         if not self.is_admitted(peer):
             return self._refuse("stranger's announcement")
         self._something_to_do.set()
-        for ihave in control.ihave:
-            if ihave.topicID == self.topic:
-                self._receive_ihave(peer, ihave.messageIDs)
-        for iwant in control.iwant:
-            self._receive_iwant(peer, iwant.messageIDs)
+        announced = (mid for ihave in control.ihave if ihave.topicID == self.topic for mid in ihave.messageIDs)
+        self._receive_ihave(peer, announced)
+        self._receive_iwant(peer, (mid for iwant in control.iwant for mid in iwant.messageIDs))
         return None
 
-    def _receive_ihave(self, peer: ID, message_ids: Collection[MessageId]) -> None:
+    def _receive_ihave(self, peer: ID, message_ids: Iterable[MessageId]) -> None:
         now_s = trio.current_time()
         linked = self.reachable()
+        missing: list[MessageId] = []
         for message_id in message_ids:
             if self._ids_taken[peer] >= self._limits.ids_per_beat_max:
-                return self._refuse("too many ids")
+                self._refuse("too many ids")
+                break
             self._ids_taken[peer] += 1
             if message_id in self._seen:
                 self._held.is_known_to(message_id, peer)
                 continue
             author = ID(message_id[:-SEQNO_BYTES])
             if not 0 < len(author.to_bytes()) <= PEER_ID_BYTES_MAX:
-                return self._refuse("malformed gossip")
+                self._refuse("malformed gossip")
+                break
             if author == self.my_id:  # from before a restart
                 continue
             if not self.is_admitted(author):
@@ -295,12 +296,14 @@ class Gossip(Pubsub):
             patience_s = self._limits.late_s if author in linked else 0.0
             refused = self._wanted.announced(message_id, peer, patience_s=patience_s, now_s=now_s)
             if refused is not None:
-                return self._refuse(refused)
-        self._ask(now_s)
-        return None
+                self._refuse(refused)
+                break
+            missing.append(message_id)
+        # Of these only: whoever announces much in small pieces must not have us look through everything each time.
+        self._ask(linked, now_s, only=missing)
 
-    def _ask(self, now_s: float) -> None:
-        asks, broken = self._wanted.ask(now_s)
+    def _ask(self, linked: set[ID], now_s: float, *, only: Collection[MessageId] | None = None) -> None:
+        asks, broken = self._wanted.ask(linked, now_s, only=only)
         for _ in broken:
             self._refuse("announced and not sent")
         for peer, ids in asks.items():
@@ -309,7 +312,7 @@ class Gossip(Pubsub):
                 rpc.control.iwant.add(messageIDs=ids[at : at + IDS_PER_RPC_MAX])
                 self._push(peer, _frame(rpc))
 
-    def _receive_iwant(self, peer: ID, message_ids: Collection[MessageId]) -> None:
+    def _receive_iwant(self, peer: ID, message_ids: Iterable[MessageId]) -> None:
         now_s = trio.current_time()
         for message_id in message_ids:
             if self._ids_taken[peer] >= self._limits.ids_per_beat_max:

@@ -15,6 +15,7 @@ from p2pdfl.net.gaps import Gaps
 LIMITS = Limits()
 PEERS = [ID(b"peer %02d" % number) for number in range(20)]
 AUTHOR = ID(b"author")
+LINKED = set(PEERS)
 
 
 def held(*numbers: int, limits: Limits = LIMITS, size: int = 10) -> Held:
@@ -92,20 +93,20 @@ def test_what_is_held_is_bounded_in_number_bytes_and_time() -> None:
 def test_the_next_announcer_is_asked_when_the_first_does_not_send() -> None:
     wanted = Wanted(limits=LIMITS)
     wanted.announced(name(0), PEERS[0], patience_s=0, now_s=0)
-    assert wanted.ask(0) == ({PEERS[0]: [name(0)]}, [])
+    assert wanted.ask(LINKED, 0) == ({PEERS[0]: [name(0)]}, [])
     wanted.announced(name(0), PEERS[1], patience_s=0, now_s=0)
-    assert wanted.ask(LIMITS.promise_s / 2) == ({}, [])
-    assert wanted.ask(LIMITS.promise_s) == ({PEERS[1]: [name(0)]}, [PEERS[0]])
+    assert wanted.ask(LINKED, LIMITS.promise_s / 2) == ({}, [])
+    assert wanted.ask(LINKED, LIMITS.promise_s) == ({PEERS[1]: [name(0)]}, [PEERS[0]])
     wanted.came(name(0))
-    assert wanted.ask(3 * LIMITS.promise_s) == ({}, [])
+    assert wanted.ask(LINKED, 3 * LIMITS.promise_s) == ({}, [])
     assert len(wanted) == 0
 
 
 def test_what_may_still_come_from_its_author_is_not_asked_for_yet() -> None:
     wanted = Wanted(limits=LIMITS)
     wanted.announced(name(0), PEERS[0], patience_s=1, now_s=0)
-    assert wanted.ask(0.9) == ({}, [])
-    assert wanted.ask(1) == ({PEERS[0]: [name(0)]}, [])
+    assert wanted.ask(LINKED, 0.9) == ({}, [])
+    assert wanted.ask(LINKED, 1) == ({PEERS[0]: [name(0)]}, [])
 
 
 def test_who_keeps_announcing_and_never_sends_is_not_listened_to_for_a_time() -> None:
@@ -113,23 +114,34 @@ def test_who_keeps_announcing_and_never_sends_is_not_listened_to_for_a_time() ->
     now_s = 0.0
     for number in range(LIMITS.broken_promises_max):
         assert wanted.announced(name(number), PEERS[0], patience_s=0, now_s=now_s) is None
-        wanted.ask(now_s)
+        wanted.ask(LINKED, now_s)
         now_s += LIMITS.promise_s
-        wanted.ask(now_s)
+        wanted.ask(LINKED, now_s)
     assert wanted.announced(name(99), PEERS[0], patience_s=0, now_s=now_s) == "announcement of who does not deliver"
     assert wanted.announced(name(99), PEERS[1], patience_s=0, now_s=now_s) is None
-    wanted.ask(now_s + LIMITS.broken_promises_s)
+    wanted.ask(LINKED, now_s + LIMITS.broken_promises_s)
     assert wanted.announced(name(99), PEERS[0], patience_s=0, now_s=now_s) is None
 
 
 def test_who_has_broken_promises_is_asked_last() -> None:
     wanted = Wanted(limits=LIMITS)
     wanted.announced(name(0), PEERS[0], patience_s=0, now_s=0)
-    wanted.ask(0)
-    wanted.ask(LIMITS.promise_s)
+    wanted.ask(LINKED, 0)
+    wanted.ask(LINKED, LIMITS.promise_s)
     for peer in PEERS[:2]:
         wanted.announced(name(1), peer, patience_s=0, now_s=LIMITS.promise_s)
-    assert wanted.ask(LIMITS.promise_s) == ({PEERS[1]: [name(1)]}, [])
+    assert wanted.ask(LINKED, LIMITS.promise_s) == ({PEERS[1]: [name(1)]}, [])
+
+
+def test_who_has_gone_is_not_asked_and_not_blamed() -> None:
+    wanted = Wanted(limits=LIMITS)
+    for peer in PEERS[:3]:
+        wanted.announced(name(0), peer, patience_s=0, now_s=0)
+    assert wanted.ask(LINKED, 0) == ({PEERS[0]: [name(0)]}, [])
+    assert wanted.ask({PEERS[2]}, 0.1) == ({PEERS[2]: [name(0)]}, [])
+    assert wanted.ask(set(), 0.2) == ({}, [])
+    assert len(wanted) == 0
+    assert not wanted._waiting
 
 
 def test_what_is_wanted_is_bounded_per_peer_and_in_all() -> None:
@@ -146,7 +158,7 @@ def test_an_announcer_is_free_again_when_the_message_came() -> None:
     wanted = Wanted(limits=Limits(wanted_per_peer_max=1))
     for number in range(3):
         assert wanted.announced(name(number), PEERS[0], patience_s=0, now_s=0) is None
-        wanted.ask(0)
+        wanted.ask(LINKED, 0)
         wanted.came(name(number))
 
 
