@@ -24,7 +24,7 @@ import statistics
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -247,10 +247,10 @@ def network_of(count: int, router: str) -> Iterator[Fleet]:
             pipes.append(pipe)
             processes.append(process)
             addresses = [*addresses, pipe.recv()]
-        for number, pipe in enumerate(pipes):
-            connected = pipe.recv()
-            if connected < count - 1:
-                raise RuntimeError(f"peer {number} is connected to {connected} of {count - 1} after {CONNECT_S_MAX} s")
+        connected = {number: pipe.recv() for number, pipe in enumerate(pipes)}
+        lonely = {number: others for number, others in connected.items() if others < count - 1}
+        if lonely:
+            raise SystemExit(f"not connected to all {count - 1} after {CONNECT_S_MAX:.0f} s: peer -> others {lonely}")
         time.sleep(SETTLE_S)
         yield Fleet(pipes)
     finally:
@@ -297,6 +297,10 @@ class Session:
 
     async def run(self, open_peer: Callable[[int, list[str]], AbstractAsyncContextManager[Peer]]) -> None:
         async with open_peer(self.number, self.addresses) as peer, trio.open_nursery() as nursery:
+            await self._obey(peer, nursery)
+
+    async def _obey(self, peer: Peer, nursery: trio.Nursery) -> None:
+        with suppress(EOFError, OSError):  # the parent has gone
             self.pipe.send(peer.address)
             nursery.start_soon(self._listen, peer, nursery)
             await peer.connect(self.addresses)
@@ -304,23 +308,16 @@ class Session:
                 while peer.connected() < self.count - 1:  # noqa: ASYNC110 - the library has no event for it
                     await trio.sleep(0.1)
             self.pipe.send(peer.connected())
-            while (command := await self._command()) is not None:
-                match command:
+            while True:
+                await trio.lowlevel.wait_readable(self.pipe.fileno())
+                match self.pipe.recv():
                     case ("phase", phase, size):
                         self.pipe.send(await self._phase(peer, phase, size))
                     case ("reveal", size):
                         self.pipe.send(await self._reveal(peer, size))
                     case ("spent",):
                         self.pipe.send(spent(peer))
-            nursery.cancel_scope.cancel()
-
-    async def _command(self) -> Any:
-        """None when the parent has gone."""
-        await trio.lowlevel.wait_readable(self.pipe.fileno())
-        try:
-            return self.pipe.recv()
-        except EOFError:
-            return None
+        nursery.cancel_scope.cancel()
 
     async def _phase(self, peer: Peer, phase: int, size: int) -> int:
         await peer.publish(HEADER.pack(PHASE, phase, self.number) + secrets.token_bytes(size - HEADER.size))
