@@ -163,6 +163,8 @@ class Gossip(Pubsub):
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
+                if peer not in self.peers:
+                    self._forget_all_subscriptions(peer)
             await adapter.reset_quietly(stream)
 
     async def _receive_rpc(self, peer: ID, frame: bytes) -> None:
@@ -386,6 +388,14 @@ class Gossip(Pubsub):
         if peer_id not in self.peer_queues:
             del self._outbound_bytes[peer_id]
         self._announce_change()
+
+    def _forget_all_subscriptions(self, peer_id: ID) -> None:
+        """What a peer follows it says once, on its stream to us; so that is known until that stream ends.
+
+        As shipped it is forgotten when our stream to it breaks: opened again, it is never used again.
+        """
+        if not self._streams[peer_id]:
+            super()._forget_all_subscriptions(peer_id)
 
     def _announce_change(self) -> None:
         self.changed.set()

@@ -123,6 +123,18 @@ async def test_a_member_that_was_too_slow_for_the_authors_copy_gets_it_from_anot
         assert other.counters["messages_asked_for"] == 1
 
 
+async def test_a_broken_stream_is_opened_again_and_what_it_lost_comes_otherwise() -> None:
+    """As shipped, who opens it again has forgotten that the other follows the topic, and is never told again."""
+    async with networks(3, limits=Limits(late_s=0.1)) as peers:
+        one, other, _ = peers
+        await one._gossip.peers[peer_of(other)].reset()
+        await everybody_hears_everybody(peers)
+        with trio.fail_after(10):
+            for peer in peers:
+                await peer.wait_connected(2)
+        await everybody_hears_everybody(peers)
+
+
 async def test_messages_that_wait_for_one_peer_are_written_together() -> None:
     async with networks(2) as (one, other):
         frames = [encode_varint_prefixed(rpc(b"%03d" % n).SerializeToString()) for n in range(20)]
