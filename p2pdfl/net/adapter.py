@@ -48,6 +48,8 @@ from multiaddr import Multiaddr
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
 RESET_S = 1.0
+FRAME_S = 10.0
+"""A peer that takes no byte off the wire so long loses its connection."""
 
 
 class UnsupportedLibp2p(RuntimeError):
@@ -71,6 +73,7 @@ def create_host(
     check_version()
     _quiet_logs()
     _batch_window_updates()
+    _write_frames_whole()
     key_pair = create_new_key_pair(key_seed)
     host = new_host(
         key_pair=key_pair,
@@ -214,6 +217,12 @@ async def reset_quietly(stream: INetStream) -> None:
     """Also while being cancelled."""
     with trio.CancelScope(shield=True, deadline=trio.current_time() + RESET_S), suppress(Exception):
         await stream.reset()
+
+
+async def close_quietly(stream: INetStream) -> None:
+    """Our direction only.  Also while being cancelled."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESET_S), suppress(Exception):
+        await stream.close()
 
 
 async def close(host: BasicHost) -> None:
@@ -400,3 +409,22 @@ def _batch_window_updates() -> None:
         await stream.send_window_update(credit)
 
     YamuxStream._auto_tune_and_send_window_update = return_credit  # type: ignore[assignment, method-assign]
+
+
+def _write_frames_whole() -> None:
+    """A frame that is begun is written to its end, whatever is cancelled meanwhile.
+
+    As shipped, a write that is cancelled, by a time-out for one, leaves half a frame on the wire or Noise's counter one
+    ahead: the connection is lost, and all other streams on it.
+    """
+
+    async def write_frame(connection: Yamux, frame: bytes) -> None:
+        async with connection._write_lock:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + FRAME_S) as scope:
+                await connection.secured_conn.write(frame)
+            if scope.cancelled_caught:
+                await connection.secured_conn.close()
+                raise RawConnError("the peer takes nothing off the wire")
+        await trio.lowlevel.checkpoint()
+
+    Yamux._write_frame = write_frame  # type: ignore[assignment, method-assign]
