@@ -56,7 +56,7 @@ class Blobs:
     async def fetch(self, digest: bytes, holders: Sequence[ID], *, bytes_max: int) -> bytes | None:
         """holders: the likeliest first; the others are asked if it takes longer."""
         patience = Patience(
-            requests_per_holder_max=self._limits.chunk_requests_per_holder_max, steal_s=self._limits.hedge_s
+            requests_per_holder_max=self._limits.chunk_requests_per_holder_max, steal_s=self._limits.chunk_steal_s
         )
         assembly = self._partials.take(digest, bytes_max=bytes_max)
         assembly = assembly or Assembly(digest, bytes_max=bytes_max, patience=patience)

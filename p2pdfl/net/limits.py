@@ -55,8 +55,9 @@ class Limits:
     """Chunks that a holder has under way, so that the line is never idle; what one that turns liar can waste."""
     hedge_s: float = 0.5
     """Another holder is asked so long after the first, the next after twice that, and so on; at once when none is
-    left.  And so long a chunk is waited for before an idle holder is asked for it too.  A holder on a good path is
-    done by then with 1 MB, so that all others are left in peace."""
+    left.  A holder on a good path is done by then with 1 MB, so that all others are left in peace."""
+    chunk_steal_s: float = 0.5
+    """So long a chunk is waited for before an idle holder is asked for it too."""
     holders_at_once_max: int = 8
     pulls_per_holder_max: int = 8
     """Blobs that are pulled from one holder at once: half of what it serves to a peer by default."""

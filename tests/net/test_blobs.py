@@ -25,7 +25,7 @@ BLOB = random.Random(0).randbytes(CHUNKS * CHUNK_BYTES - 1000)
 DIGEST = sha256(BLOB).digest()
 SERVED = Served(BLOB)
 SMALL = b"update" * 10_000
-IMPATIENT = Limits(hedge_s=0.05, chunk_s=0.5)
+IMPATIENT = Limits(hedge_s=0.05, chunk_steal_s=0.05, chunk_s=0.5)
 """For tests in which somebody has to be given up: each waits for the event, not for a time, but the event must come."""
 
 
