@@ -178,9 +178,9 @@ class Assembly(Generic[H]):
         if self.is_complete:
             return None
         of = self._holders.setdefault(holder, _Holder())
-        position = self._unasked() if self._has_room(of) else None
-        if position is None:
-            position = next((late for late in self._late(of, now_s) if self._may_steal(of, late)), None)
+        position = self._unasked()
+        if position is None or not self._may_have(of, position):
+            position = next((late for late in self._late(of, now_s) if self._may_have(of, late)), None)
         if position is not None:
             of.asked_s[position] = now_s
         return position
@@ -191,7 +191,7 @@ class Assembly(Generic[H]):
         since = [
             self._last_asked_s(position)
             for position in self._open_positions()
-            if position not in of.asked_s and self._may_steal(of, position)
+            if position not in of.asked_s and self._may_have(of, position)
         ]
         return min(since) + self._patience_s(of) if since else None
 
@@ -252,8 +252,8 @@ class Assembly(Generic[H]):
         room = self._patience.requests_per_holder_max if of.is_proved else 1
         return len(of.asked_s) + len(of.unproved) < room
 
-    def _may_steal(self, of: _Holder, position: int) -> bool:
-        # the chunk that all others wait for comes on top: its sender may be the one who keeps this holder's unproved
+    def _may_have(self, of: _Holder, position: int) -> bool:
+        # the chunk that all others wait for comes on top: who lied about it or keeps it keeps this holder's unproved
         return self._has_room(of) or (position == len(self.chunks) and not of.asked_s)
 
     def _unasked(self) -> int | None:

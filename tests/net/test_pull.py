@@ -229,6 +229,22 @@ def test_a_lie_that_waited_is_its_senders_and_not_whose_chunk_brought_it_to_ligh
     assert one.ask(0, 0.0) == 2
 
 
+def test_who_has_all_that_it_may_have_still_gets_the_chunk_that_all_wait_for() -> None:
+    """Found by fuzzing: its two pieces waited behind a chunk that nobody was asked for any more."""
+    blob = random.Random(0).randbytes(10 * CHUNK)
+    one = assembly(blob)
+    one.ask(0, 0.0)
+    one.receive(0, 0, reply(blob, 0), 0.0)
+    assert [one.ask(1, 0.0), one.ask(0, 0.0), one.ask(0, 0.0)] == [1, 2, 3]
+    one.receive(0, 2, reply(blob, 2), 0.0)
+    one.receive(0, 3, reply(blob, 3), 0.0)
+    assert one.ask(0, 0.0) is None
+    one.drop(1)
+    assert one.ask(0, 0.0) == 1
+    one.receive(0, 1, reply(blob, 1), 0.0)
+    assert len(one.chunks) == 4
+
+
 def test_a_chunk_that_is_late_is_asked_of_who_is_idle_and_not_before() -> None:
     blob = bytes(2 * CHUNK)
     one = assembly(blob)
