@@ -60,7 +60,7 @@ def run_all(targets: list[str], home: Path, minutes: float) -> int:
     running = []
     for target in targets:
         (home / target).mkdir(parents=True, exist_ok=True)
-        log = home / target / "log.txt"
+        log, before = home / target / "log.txt", artifacts(home / target)
         command = [sys.executable, "-m", "fuzz", "--run", "--target", target, "--home", str(home)]
         with log.open("wb") as output:
             child = subprocess.Popen(
@@ -69,18 +69,25 @@ def run_all(targets: list[str], home: Path, minutes: float) -> int:
                 stderr=subprocess.STDOUT,
                 preexec_fn=lambda: os.nice(10),  # what else runs here goes first
             )
-        running.append((target, log, child))
+        running.append((target, log, child, before))
     failed = False
-    for target, log, child in running:
+    for target, log, child, before in running:
         code = child.wait()
         text = log.read_text(encoding="utf-8", errors="replace")
-        print(f"{target}: {summary(text)}")
-        if code != 0:
+        crashes = artifacts(home / target) - before
+        print(f"{target}: {summary(text)}, crashes {len(crashes)}")
+        if code != 0 or crashes:
             failed = True
             print(text[-4000:])
-            for name in re.findall(r"Test unit written to (\S+)", text):
-                print(f"{target}: again with: cd tests && python -m fuzz --target {target} --input {name}")
+            print(f"{target}: ended with {code}; its log: {log}")
+            for path in sorted(crashes):
+                print(f"{target}: again with: cd tests && python -m fuzz --target {target} --input {path}")
     return int(failed)
+
+
+def artifacts(directory: Path) -> set[Path]:
+    """Inputs that failed, took too long or took too much memory."""
+    return {path for kind in ("crash", "timeout", "oom") for path in directory.glob(f"{kind}-*")}
 
 
 def summary(log: str) -> str:
@@ -92,10 +99,8 @@ def summary(log: str) -> str:
     end = seen[-1]
     executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", log)
     count = executed.group(1) if executed else end[0]
-    crashes = len(re.findall(r"Test unit written to", log))
     return (
-        f"{count} inputs, branches {start[2]} -> {end[2]}, features {start[3]} -> {end[3]}, "
-        f"kept {start[4]} -> {end[4]}, crashes {crashes}"
+        f"{count} inputs, branches {start[2]} -> {end[2]}, features {start[3]} -> {end[3]}, kept {start[4]} -> {end[4]}"
     )
 
 

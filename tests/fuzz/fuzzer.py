@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from hashlib import sha256
+from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -43,7 +43,16 @@ def fuzz(target: str, home: Path, options: list[str]) -> None:
     if target == "codec":
         targets.on_refusal = Refusals().see
         mutator["custom_mutator"] = change_codec_input
-    atheris.Setup(["fuzz", *options, str(corpus)], targets.TARGETS[target], **mutator)
+
+    def check(data: bytes) -> None:
+        try:
+            targets.TARGETS[target](data)
+        except BaseException:
+            # libFuzzer writes it too, under this name, but not if the interpreter's end comes before it
+            (home / f"crash-{sha1(data).hexdigest()}").write_bytes(data)
+            raise
+
+    atheris.Setup(["fuzz", *options, str(corpus)], check, **mutator)
     atheris.Fuzz()
 
 
