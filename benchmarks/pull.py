@@ -45,7 +45,8 @@ def main() -> None:
 
 
 def blob(megabytes: int) -> bytes:
-    return random.Random(megabytes).randbytes(megabytes << 20)
+    draw = random.Random(megabytes)
+    return b"".join(draw.randbytes(1 << 20) for _ in range(megabytes))
 
 
 async def serve(number: int, megabytes: list[int]) -> None:
