@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 NAME ?=
 RUN ?=
 ARGS ?=
+MINUTES ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -81,10 +82,16 @@ contracts-check: $(READY)
 	@$(BIN)/python contracts/build.py --check
 
 .PHONY: bench
-bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; aggregation by itself
+bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; aggregation and pulls by themselves
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/round.py
 	@$(BIN)/python benchmarks/network.py
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/aggregate.py
+	@$(BIN)/python benchmarks/pull.py
+
+.PHONY: fuzz
+fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip's frames and the pull protocol, by coverage
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -e '.[fuzz]'
+	@cd tests && PYTHONPATH=..:. ../$(BIN)/python -m fuzz --minutes '$(MINUTES)' $(ARGS)
 
 .PHONY: clean
 clean: ## remove what make made: .venv, caches; runs/ stays

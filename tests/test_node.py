@@ -103,7 +103,7 @@ def serve_junk(eve: Network) -> Counter[str]:
                 raise AssertionError
 
     eve.serve(RESYNC_PROTOCOL, answer, request_bytes_max=1 << 20)
-    eve.serve(BLOB_PROTOCOL, answer, request_bytes_max=32)
+    eve.serve(BLOB_PROTOCOL, answer, request_bytes_max=64)
     return questions
 
 

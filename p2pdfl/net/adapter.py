@@ -219,6 +219,12 @@ async def reset_quietly(stream: INetStream) -> None:
         await stream.reset()
 
 
+async def close_quietly(stream: INetStream) -> None:
+    """Our direction only.  Also while being cancelled."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESET_S), suppress(Exception):
+        await stream.close()
+
+
 async def close(host: BasicHost) -> None:
     """Closes connections first and all at once.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
 from libp2p.stream_muxer.exceptions import MuxedStreamError
@@ -20,6 +21,8 @@ from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, TYPE_DATA, YAMUX_HEADER
 
 FRAME_BYTES_MAX = MAX_PLAINTEXT_LENGTH - HEADER_SIZE
 """So that a frame with its header is one Noise message."""
+FRAME_S = 10.0
+"""A peer that takes no byte off the wire so long loses its connection."""
 
 LOCKS: dict[type, tuple[str, ...]] = {
     TrioTCPStream: ("read_lock", "write_lock"),
@@ -118,5 +121,14 @@ async def _read(self: YamuxStream, n: int | None = -1) -> bytes:
 
 
 async def _write_frame(self: Yamux, data: bytes) -> None:
+    """A frame that is begun is written to its end, whatever is cancelled meanwhile.
+
+    As shipped, a write that is cancelled, by a time-out for one, leaves half a frame on the wire or Noise's counter one
+    ahead: the connection is lost, and all other streams on it.
+    """
     async with self._write_lock:
-        await self.secured_conn.write(data)  # makes a checkpoint at the socket
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + FRAME_S) as scope:
+            await self.secured_conn.write(data)  # makes a checkpoint at the socket
+        if scope.cancelled_caught:
+            await self.secured_conn.close()
+            raise RawConnError("the peer takes nothing off the wire")

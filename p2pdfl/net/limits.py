@@ -74,7 +74,26 @@ class Limits:
 
     blob_attempt_s: float = 10.0
     blob_bytes_per_s_min: int = 1 << 20
-    """One attempt at a blob may take blob_attempt_s plus its largest size at this rate."""
+    """One attempt at a blob may take blob_attempt_s plus its largest size at this rate.  What came is kept for the
+    next."""
+    chunk_s: float = 10.0
+    """For a stream to open, and from one chunk of a holder to its next: 128 KB at 13 KB/s."""
+    chunk_requests_per_holder_max: int = 2
+    """Chunks that a holder has under way, so that the line is never idle; what one that turns liar can waste."""
+    hedge_s: float = 0.5
+    """Another holder is asked so long after the first, the next after twice that, and so on; at once when none is
+    left.  A holder on a good path is done by then with 1 MB, so that all others are left in peace."""
+    chunk_steal_s: float = 0.5
+    """So long a chunk is waited for before an idle holder is asked for it too."""
+    holders_at_once_max: int = 8
+    pulls_per_holder_max: int = 8
+    """Blobs that are pulled from one holder at once: half of what it serves to a peer by default."""
+    partial_blobs_bytes_max: int = params.UPDATE_BYTES_MAX
+    """Chunks of blobs whose last attempt did not get to the end."""
+    served_blobs_bytes_max: int = 64 << 20
+    """Blobs kept in memory because they were asked for last; one longer than this is kept alone."""
+    chunks_per_stream_max: int = 4096
+    """Twice the chunks of the longest update."""
 
     close_s: float = 3.0
     """Closing takes no longer, whatever the other side does."""

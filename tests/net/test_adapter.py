@@ -89,3 +89,24 @@ async def test_only_noise_and_yamux_over_tcp_are_on_offer() -> None:
         upgrader = adapter.swarm_of(one._host).upgrader
         assert list(upgrader.security_multistream.transports) == ["/noise"]
         assert list(upgrader.muxer_multistream.transports) == ["/yamux/1.0.0"]
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_write_that_is_cancelled_leaves_the_connection_as_it_was(pair: tuple[Network, Network]) -> None:
+    """As shipped, Noise had counted the frame, the other side never saw it, and could decrypt nothing any more."""
+
+    async def echo(peer: bytes, request: bytes) -> bytes:
+        return request
+
+    one, other = pair
+    other.serve("/test/echo/1", echo, request_bytes_max=20)
+    for steps in range(12):  # so that some cancellation falls between Noise's count and the socket
+        stream = await adapter.open_stream(one._host, peer_of(other), "/test/echo/1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.write, b"cancelled in the middle")
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await adapter.reset_quietly(stream)
+        assert await one.request(other.peer_id, "/test/echo/1", b"still there", reply_bytes_max=20, timeout_s=5)
