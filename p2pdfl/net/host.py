@@ -115,7 +115,9 @@ class Network:
     ) -> None:
         self._host = host
         self._gossip = Gossip(host, topic, limits=limits, counters=counters)
-        self._requests = Requests(host, self._gossip.is_admitted, limits=limits, counters=counters)
+        self._requests = Requests(
+            host, self._gossip.is_admitted, self._gossip.followers, limits=limits, counters=counters
+        )
         self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
         self.counters = counters
         """bytes_sent and bytes_received at the socket, messages and copies of gossip, `refused: <reason>`,

@@ -35,6 +35,7 @@ from libp2p.pubsub.utils import maybe_consume_signed_record
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX, signature_validator
 
 from p2pdfl.net import adapter
+from p2pdfl.net.followers import Followers
 from p2pdfl.net.limits import Limits
 
 RELAYS_FROM_AUTHOR = 1
@@ -73,6 +74,7 @@ class Gossip(Pubsub):
         self.topic = topic
         self.changed = trio.Event()
         """Set, and replaced, whenever `reachable` may have changed."""
+        self.followers = Followers(limits)
         self._limits = limits
         self._counters = counters
         self._admitted: frozenset[ID] | None = None
@@ -108,6 +110,7 @@ class Gossip(Pubsub):
         self._remember(_message_id(message))
         self._counters["messages_sent"] += 1
         self._send_copies(message, self.reachable())
+        self._show_followers(message)
         await trio.lowlevel.checkpoint()
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -170,6 +173,7 @@ class Gossip(Pubsub):
         self._deliver(Incoming(origin=author.to_base58().encode(), data=message.data))
         relays = RELAYS_FROM_AUTHOR if forwarder == author else RELAYS_FROM_RELAY
         self._send_copies(message, self._next_on_ring(message_id, relays, skip={author, forwarder}))
+        self._show_followers(message)
         return None
 
     def _deliver(self, message: Incoming) -> None:
@@ -208,6 +212,14 @@ class Gossip(Pubsub):
             else:
                 self._refuse("peer too slow")
 
+    def _show_followers(self, message: rpc_pb2.Message) -> None:
+        rpc = rpc_pb2.RPC(publish=[message])
+        for peer in self.followers:
+            queue = self.peer_queues.get(peer)
+            room = self._limits.follower_outbound_messages_max
+            sent = queue is not None and len(queue) < room and queue.push(rpc)
+            self._counters["copies_to_followers" if sent else "refused: follower too slow"] += 1
+
     # --- peers' coming and going -----------------------------------------------------------------------------------
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
@@ -234,6 +246,8 @@ class Gossip(Pubsub):
         self._announce_change()
 
     def _announce_change(self) -> None:
+        following = self.peer_topics.get(self.topic, set())
+        self.followers.update([peer for peer in self.peers if peer in following and not self.is_admitted(peer)])
         self.changed.set()
         self.changed = trio.Event()
 
