@@ -1,0 +1,170 @@
+// Follows the rounds of a run: takes packets and bodies from wherever they come, believes none of them, and says when
+// a round has closed and what of it was verified.
+
+import {
+  KIND, PACKET_BYTES_MAX, PAYLOAD, ZERO, beacon, checkCertificate, dealingContext, decode, digestOf, envelopeDigest,
+  headDigest, hex, isDealing, isShare, packetId, quorum, recover, sha256, shareContext, sumDealings, threshold,
+  updateHeader, Packet
+} from './wire.mjs'
+
+const ROUNDS_AHEAD = 1
+const BODIES_MAX = 1024
+
+export class Rounds {
+  constructor (task, genesis) {
+    this.task = task
+    this.members = genesis.members
+    this.addresses = genesis.members.map(member => member.address)
+    this.parent = genesis.parent
+    this.round = 0
+    this.summed = null // of the last round's dealings
+    this.refused = {}
+    this.signatures = Object.fromEntries(Object.keys(KIND).map(name => [name, 0]))
+    this.bodies = new Map() // digest -> bytes
+    this.open = new Map() // round -> what is held of it
+  }
+
+  get quorum () { return quorum(this.members.length) }
+
+  get #now () { return this.#of(this.round) }
+
+  #of (round) {
+    if (!this.open.has(round)) {
+      this.open.set(round, { ids: new Map(), commits: new Map(), proposals: new Map(), votes: new Map(), certificate: null })
+    }
+    return this.open.get(round)
+  }
+
+  /** Throws for what is refused. */
+  takePacket (data) {
+    this.#take(decode(Packet, data, PACKET_BYTES_MAX))
+  }
+
+  #take (packet) {
+    const { envelope, payload: body } = packet
+    if (envelope.task !== this.task.id) throw new Error('other task')
+    if (envelope.epoch !== this.task.epochOf(envelope.round)) throw new Error('epoch is not its round\'s')
+    if (envelope.round < this.round || envelope.round > this.round + ROUNDS_AHEAD) return
+    if (hex(sha256(body)) !== envelope.body) throw new Error('payload is not the signed body')
+    const payload = decode(PAYLOAD[envelope.kind], body, body.length)
+    const member = this.addresses.indexOf(recover(envelopeDigest(this.task.domain, envelope), packet.signature))
+    if (member < 0) throw new Error('not signed by a member')
+    const held = this.#of(envelope.round)
+    const id = packetId(packet)
+    if (held.ids.has(id)) return
+    held.ids.set(id, null)
+    this.signatures[Object.keys(KIND)[envelope.kind - 1]] += 1
+    if (envelope.kind === KIND.COMMIT) held.commits.set(`${member}:${envelope.body}`, payload)
+    if (envelope.kind === KIND.PROPOSE) held.proposals.set(headDigest(payload.head), payload)
+    if (envelope.kind === KIND.CLOSE && payload.head !== ZERO) this.#vote(held, envelope, payload.head, member, packet)
+  }
+
+  #vote (held, envelope, head, member, packet) {
+    const key = `${envelope.view}:${head}`
+    if (!held.votes.has(key)) held.votes.set(key, new Map())
+    const votes = held.votes.get(key)
+    votes.set(member, packet.signature)
+    if (votes.size === this.quorum) {
+      const ballots = [...votes].map(([member, signature]) => ({ member, signature })).sort((a, b) => a.member - b.member)
+      this.#certify({ ...envelope, head, ballots })
+    }
+  }
+
+  takeBody (data) {
+    if (this.bodies.size >= BODIES_MAX) this.bodies.delete(this.bodies.keys().next().value)
+    this.bodies.set(hex(sha256(data)), data)
+  }
+
+  resyncRequest () {
+    return { task: this.task.id, round: this.round, have: [...this.#now.ids.keys()] }
+  }
+
+  takeReply (reply) {
+    for (const packet of reply.packets) this.#tolerate(() => this.#take(packet))
+    for (const certificate of reply.certificates) {
+      const closes = certificate.kind === KIND.CLOSE && certificate.head !== ZERO && certificate.round === this.round
+      if (closes) this.#tolerate(() => this.#certify(certificate))
+    }
+  }
+
+  #tolerate (take) {
+    try {
+      take()
+    } catch (error) {
+      this.refuse(error.message)
+    }
+  }
+
+  refuse (reason) {
+    this.refused[reason] = (this.refused[reason] ?? 0) + 1
+  }
+
+  #certify (certificate) {
+    const held = this.#of(certificate.round)
+    if (held.certificate) return
+    checkCertificate(certificate, this.task.domain, this.task.id, this.addresses)
+    held.certificate = certificate
+  }
+
+  /** The open round's outcome if it is closed and all that its head names is here, else null. */
+  close () {
+    const { certificate, proposals, commits } = this.#now
+    const propose = certificate && proposals.get(certificate.head)
+    if (!propose) return null
+    const named = propose.contents.commits.map(({ member, body }) => [member, commits.get(`${member}:${body}`)])
+    if (named.some(([, commit]) => !commit)) return null
+    const outcome = this.#check(certificate, propose, named)
+    this.summed = sumDealings(named.map(([, commit]) => commit.dealing))
+    this.parent = certificate.head
+    this.open.delete(this.round)
+    this.round += 1
+    return outcome
+  }
+
+  #check (certificate, { head, contents }, named) {
+    const { task, round, members } = this
+    const n = members.length
+    const keys = members.map(member => member.key)
+    const must = (holds, what) => { if (!holds) throw new Error(`round ${round}: ${what}`) }
+    must(head.task === task.id && head.round === round && head.epoch === certificate.epoch, 'the head is another\'s')
+    must(head.parent === this.parent, 'the head has another parent')
+    must(head.contents === digestOf(contents), 'the head is of other contents')
+    must(named.length >= this.quorum, 'fewer COMMITs than a quorum')
+    const shares = new Map()
+    for (const [member, commit] of named) {
+      must(commit.parent === this.parent, 'a COMMIT has another parent')
+      const context = dealingContext(task.id, round, members[member].address, keys, threshold(n))
+      must(isDealing(context, commit.dealing, keys, threshold(n)), `member ${member}'s dealing is invalid`)
+      must((commit.share === null) === (round === 0), 'a share is missing, or there should be none')
+      if (commit.share) {
+        const of = shareContext(task.id, round - 1, this.parent, members[member].address, member, n, threshold(n))
+        must(isShare(of, keys[member], this.summed[member], commit.share), `member ${member}'s share is invalid`)
+        shares.set(member, commit.share.decrypted)
+      }
+    }
+    for (const entry of contents.updates) {
+      const commit = named.find(([member]) => member === entry.member)
+      must(commit && commit[1].update === entry.update, 'an update that was not committed')
+    }
+    return {
+      round,
+      head: certificate.head,
+      view: certificate.view,
+      ballots: certificate.ballots.length,
+      commits: named.length,
+      shares: shares.size,
+      beacon: round > 0 ? beacon(task.id, round + 1, this.parent, shares, threshold(n)) : null,
+      updates: contents.updates.map(({ member, update }) => ({ update, author: members[member].address })),
+      nextMembers: head.next_members
+    }
+  }
+
+  /** Throws unless these are the bytes of that update of that round. */
+  checkBody (round, { update, author }, data) {
+    if (hex(sha256(data)) !== update) throw new Error('the body is not what its digest says')
+    const header = updateHeader(data)
+    if (header.task !== this.task.id || header.round !== round || header.author !== author) {
+      throw new Error('the body is under another header')
+    }
+  }
+}
