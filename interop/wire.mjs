@@ -316,3 +316,47 @@ export function updateHeader (update) {
     dimension: Number(view.getBigUint64(60))
   }
 }
+
+/** Coordinates. */
+export function updateValues (update) {
+  const { dimension } = updateHeader(update)
+  const chunks = Math.ceil(dimension / 1024)
+  const signed = new Int8Array(update.buffer, update.byteOffset + 68, chunks + dimension)
+  return Array.from({ length: dimension }, (_, i) => signed[chunks + i] * 2 ** signed[Math.floor(i / 1024)])
+}
+
+// --- draws -----------------------------------------------------------------------------------------------------------
+
+export function shuffled (beacon, label, items) {
+  const result = [...items]
+  let counter = 0
+  const below = bound => {
+    const limit = 2n ** 64n / BigInt(bound) * BigInt(bound)
+    for (;;) {
+      const block = sha256(concat(ascii(`p2pdfl/draw/1\0${label}\0`), bytes(beacon), u64(counter++)))
+      const value = BigInt('0x' + hex(block.slice(0, 8)))
+      if (value < limit) return Number(value % BigInt(bound))
+    }
+  }
+  for (let last = result.length - 1; last > 0; last--) {
+    const other = below(last + 1);
+    [result[last], result[other]] = [result[other], result[last]]
+  }
+  return result
+}
+
+/** [auditor, target] pairs. */
+export function drawAudits (beacon, unbanned, audited, count) {
+  const targets = shuffled(beacon, 'targets', audited)
+  const able = unbanned.filter(member => !(targets.length === 1 && targets[0] === member))
+  const auditors = shuffled(beacon, 'auditors', able).slice(0, Math.min(count, targets.length))
+  auditors.forEach((auditor, place) => {
+    if (targets[place] !== auditor) return
+    const other = (place + 1) % targets.length;
+    [targets[place], targets[other]] = [targets[other], targets[place]]
+  })
+  return auditors.map((auditor, place) => [auditor, targets[place]])
+}
+
+export const batchSeed = (beacon, task, round, author) =>
+  hex(sha256(concat(ascii('p2pdfl/batches/1\0'), bytes(task), u64(round), bytes(author), bytes(beacon))))
