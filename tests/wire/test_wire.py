@@ -16,16 +16,20 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_varint_prefixed
 from net.loopback import GOSSIP, LOOPBACK, Stranger, peer_of, stranger
 
+from p2pdfl import params
 from p2pdfl.codec import decode, decode_payload, encode
-from p2pdfl.crypto.envelope import recover
-from p2pdfl.net import Network, adapter, open_network
+from p2pdfl.crypto.envelope import ENVELOPE_TYPE, POSSESSION_TYPE, recover
+from p2pdfl.net import Limits, Network, adapter, open_network
 from p2pdfl.net.blobs import PROTOCOL as PULL
+from p2pdfl.net.pubsub import RPC_OVERHEAD_BYTES
+from p2pdfl.node import RESYNC_PROTOCOL
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.types import Packet
 
-from . import vectors
+from . import declared, vectors
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "wire-vectors.json"
+DOCUMENT = (COMMITTED.parent / "wire.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,34 @@ def test_the_resync_decodes(committed: Any) -> None:
         data = bytes.fromhex(committed["resync"][name])
         assert len(data) == 4 + int.from_bytes(data[:4], "big")
         decode(kind, data[4:], bytes_max=1 << 20)
+
+
+@pytest.mark.parametrize("line", declared.lines(), ids=lambda line: line.split()[0])
+def test_the_document_declares_every_type_as_the_code_does(line: str) -> None:
+    assert line in DOCUMENT.splitlines()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"at most {params.PACKET_BYTES_MAX + RPC_OVERHEAD_BYTES:,} bytes",
+        f"data {params.PACKET_BYTES_MAX:,} bytes",
+        f"bytes (10), at most {params.UPDATE_INLINE_BYTES_MAX:,} ",
+        f"ResyncRequest (at most {params.RESYNC_REQUEST_BYTES_MAX:,} bytes)",
+        f"at most {params.RESYNC_FRAME_BYTES_MAX >> 20} MiB",
+        f"{params.RESYNC_REPLY_MESSAGES_MAX} packets and about {params.RESYNC_REPLY_BYTES_MAX >> 20} MiB",
+        f"may take {Limits().serve_s:.0f} s",
+        f"At most {Limits().follower_outbound_messages_max} wait",
+        f"{Limits().follower_pause_s} s apart",
+        f"`{RESYNC_PROTOCOL}`",
+        f"`{PULL}`",
+        f"`{GOSSIP}`",
+        ENVELOPE_TYPE,
+        POSSESSION_TYPE,
+    ],
+)
+def test_the_document_states_the_limits_and_names_of_the_code(said: str) -> None:
+    assert said in " ".join(DOCUMENT.split())
 
 
 @pytest.fixture
