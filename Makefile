@@ -86,8 +86,11 @@ vectors: $(READY) ## docs/wire-vectors.json, after a change of the wire format t
 
 .PHONY: interop
 interop: $(READY) ## two js-libp2p nodes follow a small run and check all of it; needs node 20 and npm
-	@if command -v node npm > /dev/null; then $(MAKE) --no-print-directory interop-run; \
-	else echo 'interop: SKIPPED, node and npm are not both installed'; fi
+	@if ! command -v node > /dev/null || ! command -v npm > /dev/null; then \
+		echo 'interop: SKIPPED: node and npm are not both installed'; \
+	elif ! node -e 'process.exitCode = parseInt(process.versions.node) < 20 ? 1 : 0'; then \
+		echo "interop: SKIPPED: node is $$(node --version), 20 or newer is needed"; \
+	else $(MAKE) --no-print-directory interop-run; fi
 
 .PHONY: interop-run
 interop-run: interop/node_modules/.ready

@@ -7,7 +7,8 @@ import {
   updateHeader, Packet
 } from './wire.mjs'
 
-const ROUNDS_AHEAD = 1
+const ROUNDS_AHEAD = 4
+const PACKETS_PER_MEMBER_MAX = 64 // of one round
 const BODIES_MAX = 1024
 
 export class Rounds {
@@ -30,7 +31,9 @@ export class Rounds {
 
   #of (round) {
     if (!this.open.has(round)) {
-      this.open.set(round, { ids: new Map(), commits: new Map(), proposals: new Map(), votes: new Map(), certificate: null })
+      this.open.set(round, {
+        ids: new Set(), sent: new Map(), commits: new Map(), proposals: new Map(), votes: new Map(), certificate: null
+      })
     }
     return this.open.get(round)
   }
@@ -52,7 +55,10 @@ export class Rounds {
     const held = this.#of(envelope.round)
     const id = packetId(packet)
     if (held.ids.has(id)) return
-    held.ids.set(id, null)
+    const sent = held.sent.get(member) ?? 0
+    if (sent >= PACKETS_PER_MEMBER_MAX) throw new Error('too many packets of a member')
+    held.sent.set(member, sent + 1)
+    held.ids.add(id)
     this.signatures[Object.keys(KIND)[envelope.kind - 1]] += 1
     if (envelope.kind === KIND.COMMIT) held.commits.set(`${member}:${envelope.body}`, payload)
     if (envelope.kind === KIND.PROPOSE) held.proposals.set(headDigest(payload.head), payload)
@@ -76,7 +82,7 @@ export class Rounds {
   }
 
   resyncRequest () {
-    return { task: this.task.id, round: this.round, have: [...this.#now.ids.keys()] }
+    return { task: this.task.id, round: this.round, have: [...this.#now.ids] }
   }
 
   takeReply (reply) {
