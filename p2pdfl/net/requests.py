@@ -86,8 +86,8 @@ class Requests:
             self._served[peer] += 1
             try:
                 with trio.fail_after(self._limits.serve_s):
-                    await self._followers.wait_for_turn(peer)
                     request = await _read(stream, request_bytes_max)
+                    await self._followers.wait_for_turn(peer)
                     await _write(stream, await handle(peer.to_base58().encode(), request))
                     await stream.close()
                 self._counters["requests_served"] += 1

@@ -65,6 +65,8 @@ async def test_a_follower_does_not_count_as_connected() -> None:
 async def test_what_a_follower_says_reaches_nobody() -> None:
     async with members(followers_max=1) as (host, other), network("follower", host.addresses) as follower:
         await granted(host, 1)
+        with trio.fail_after(10):
+            await follower.wait_connected(1)
         await follower.publish(b"hear me")
         with trio.fail_after(5):
             while not host.counters["refused: author not admitted"]:
