@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXIT_FAILED = 3
 EXIT_INTERRUPTED = 130
 FOLLOWERS_MAX = 32
-"""Places that one peer may grant: at 10 messages a second each, a third of a core."""
+"""Places that one peer may grant.  Each is one more copy of every message of the run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
