@@ -1,9 +1,9 @@
 """Followers: peers that are no members and may listen all the same.
 
 Off unless the operator grants places (`Limits.followers_max`): whoever comes gets one, and every message of the run is
-copied to it, so strangers could spend what the members need.  A follower has its copies pushed by the peer that granted the
-place, by nobody else; with more than `follower_outbound_messages_max` waiting, its copies are the ones dropped; it asks
-one question at a time, with a pause between two; it is no author, and nothing counts it as reachable.
+copied to it, so strangers could spend what the members need.  A follower has its copies pushed by the peer that
+granted the place, by nobody else; with more than `follower_outbound_messages_max` waiting, its copies are the ones
+dropped; it asks one question at a time, with a pause between two; it is no author, and nothing counts it as reachable.
 """
 
 from __future__ import annotations
