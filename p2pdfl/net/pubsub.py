@@ -57,7 +57,9 @@ class Incoming:
 class Gossip(Pubsub):
     """py-libp2p's Pubsub for its peers' coming and going; what is read, believed and passed on is decided here."""
 
-    def __init__(self, host: BasicHost, topic: str, *, limits: Limits, counters: Counter[str]) -> None:
+    def __init__(
+        self, host: BasicHost, topic: str, followers: Followers, *, limits: Limits, counters: Counter[str]
+    ) -> None:
         self.mesh = Mesh(topic)
         super().__init__(
             host,
@@ -74,7 +76,7 @@ class Gossip(Pubsub):
         self.topic = topic
         self.changed = trio.Event()
         """Set, and replaced, whenever `reachable` may have changed."""
-        self.followers = Followers(limits)
+        self._followers = followers
         self._limits = limits
         self._counters = counters
         self._admitted: frozenset[ID] | None = None
@@ -214,7 +216,7 @@ class Gossip(Pubsub):
 
     def _show_followers(self, message: rpc_pb2.Message) -> None:
         rpc = rpc_pb2.RPC(publish=[message])
-        for peer in self.followers:
+        for peer in self._followers:
             queue = self.peer_queues.get(peer)
             room = self._limits.follower_outbound_messages_max
             sent = queue is not None and len(queue) < room and queue.push(rpc)
@@ -247,7 +249,7 @@ class Gossip(Pubsub):
 
     def _announce_change(self) -> None:
         following = self.peer_topics.get(self.topic, set())
-        self.followers.update([peer for peer in self.peers if peer in following and not self.is_admitted(peer)])
+        self._followers.update([peer for peer in self.peers if peer in following and not self.is_admitted(peer)])
         self.changed.set()
         self.changed = trio.Event()
 

@@ -37,7 +37,7 @@ async def members(**limits: float) -> AsyncIterator[tuple[Network, Network]]:
 async def granted(host: Network, count: int) -> None:
     """Until count followers have a place."""
     with trio.fail_after(10):
-        while len(list(host._gossip.followers)) != count:
+        while len(list(host._followers)) != count:
             await host._gossip.changed.wait()
 
 
@@ -88,12 +88,12 @@ async def test_without_a_place_a_stranger_hears_nothing_and_gets_no_answer() -> 
 async def test_places_are_limited_and_free_again_when_a_follower_goes() -> None:
     async with members(followers_max=1) as (host, _), network("second", host.addresses) as second:
         await granted(host, 1)
-        (first_place,) = host._gossip.followers
+        (first_place,) = host._followers
         async with network("third", host.addresses):
             with trio.fail_after(10):
                 while len(host._gossip.peer_topics[TOPIC]) < 3:
                     await host._gossip.changed.wait()
-            assert list(host._gossip.followers) == [first_place]
+            assert list(host._followers) == [first_place]
             assert first_place.to_base58().encode() == second.peer_id
     async with members(followers_max=1) as (host, _):
         async with network("second", host.addresses):
@@ -109,7 +109,7 @@ async def test_a_follower_that_becomes_a_member_gives_its_place_back() -> None:
     async with members(followers_max=1) as (host, other), network("follower", host.addresses) as follower:
         await granted(host, 1)
         host.admit([host.peer_id, other.peer_id, follower.peer_id])
-        assert not list(host._gossip.followers)
+        assert not list(host._followers)
         assert host.connected() == {other.peer_id, follower.peer_id}
 
 
