@@ -17,8 +17,8 @@ import { createLibp2p } from 'libp2p'
 import { pull } from './pull.mjs'
 import { request } from './requests.mjs'
 import { Rounds } from './rounds.mjs'
-import { loadTask, readGenesis } from './task.mjs'
-import { RESYNC_FRAME_BYTES_MAX, ResyncReply, decode, encode, hex } from './wire.mjs'
+import { loadTask, readGenesis, readMembers } from './task.mjs'
+import { RESYNC_FRAME_BYTES_MAX, ResyncReply, decode, encode, quorum } from './wire.mjs'
 
 const RESYNC = '/p2pdfl/resync/1'
 const RESYNC_MS = 1500
@@ -79,8 +79,8 @@ const peer = connection.remotePeer
 say(`${node.peerId} is connected to ${peer} and follows ${topic}`)
 
 const genesis = await readGenesis(task)
-rounds = new Rounds(task, genesis)
-say(`${genesis.members.length} members by the chain, quorum ${rounds.quorum}`)
+rounds = new Rounds(task, genesis, block => readMembers(task, block))
+say(`${genesis.members.length} members by the chain, quorum ${quorum(genesis.members.length)}`)
 
 const closed = []
 let pulled = 0
@@ -90,7 +90,7 @@ let advancing = Promise.resolve()
 
 function advance () {
   advancing = advancing.then(async () => {
-    for (let outcome; closed.length < wanted && (outcome = rounds.close());) {
+    for (let outcome; closed.length < wanted && (outcome = await rounds.close());) {
       await report(outcome)
       closed.push(outcome)
       if (closed.length === wanted) await finish()
@@ -116,8 +116,8 @@ async function report (outcome) {
   }
   const beacon = outcome.beacon ? `, beacon[${outcome.round + 1}] ${outcome.beacon.slice(0, 16)}` : ''
   say(
-    `round ${outcome.round} closed in view ${outcome.view}: head ${outcome.head.slice(0, 16)}, certificate of ` +
-    `${outcome.ballots} of ${rounds.members.length}, ${outcome.commits} COMMITs with dealings and ${outcome.shares} ` +
+    `round ${outcome.round} (epoch ${outcome.epoch}) closed in view ${outcome.view}: head ${outcome.head.slice(0, 16)}, certificate of ` +
+    `${outcome.ballots} of ${outcome.members}, ${outcome.commits} COMMITs with dealings and ${outcome.shares} ` +
     `shares verified${beacon}; ${words}`
   )
 }
@@ -125,6 +125,7 @@ async function report (outcome) {
 async function resync () {
   const before = rounds.round
   try {
+    await node.dial(bootstrap, { signal: AbortSignal.timeout(10_000) }) // nothing, where there is a connection
     const reply = await request(node, peer, RESYNC, encode(rounds.resyncRequest()), RESYNC_FRAME_BYTES_MAX)
     rounds.takeReply(decode(ResyncReply, reply, RESYNC_FRAME_BYTES_MAX))
     resyncs += 1

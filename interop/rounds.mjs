@@ -3,19 +3,26 @@
 
 import {
   KIND, PACKET_BYTES_MAX, PAYLOAD, ZERO, beacon, checkCertificate, dealingContext, decode, digestOf, envelopeDigest,
-  headDigest, hex, isDealing, isShare, packetId, quorum, recover, sha256, shareContext, sumDealings, threshold,
-  updateHeader, Packet
+  headDigest, hex, isDealing, isShare, listHash, packetId, quorum, recover, sha256, shareContext, sumDealings,
+  threshold, updateHeader, Packet
 } from './wire.mjs'
 
 const ROUNDS_AHEAD = 4
 const PACKETS_PER_MEMBER_MAX = 64 // of one round
 const BODIES_MAX = 1024
+const ABSENT_ROUNDS = 3
+const GUILTY = 1
+const FALSE = 2
+const OBJECTIVE = 4
 
 export class Rounds {
-  constructor (task, genesis) {
+  /** readMembers: the hash of a block -> who is registered as of it. */
+  constructor (task, genesis, readMembers) {
     this.task = task
-    this.members = genesis.members
-    this.addresses = genesis.members.map(member => member.address)
+    this.readMembers = readMembers
+    this.epochs = [genesis.members]
+    this.banned = new Set()
+    this.committed = [] // addresses, of the last rounds
     this.parent = genesis.parent
     this.round = 0
     this.summed = null // of the last round's dealings
@@ -25,7 +32,14 @@ export class Rounds {
     this.open = new Map() // round -> what is held of it
   }
 
-  get quorum () { return quorum(this.members.length) }
+  /** Of a round's epoch, by index; throws if that epoch's list is not fixed yet. */
+  #members (round = this.round) {
+    const members = this.epochs[this.task.epochOf(round)]
+    if (!members) throw new Error('epoch not known yet')
+    return members
+  }
+
+  #addresses (round) { return this.#members(round).map(member => member.address) }
 
   get #now () { return this.#of(this.round) }
 
@@ -50,7 +64,7 @@ export class Rounds {
     if (envelope.round < this.round || envelope.round > this.round + ROUNDS_AHEAD) return
     if (hex(sha256(body)) !== envelope.body) throw new Error('payload is not the signed body')
     const payload = decode(PAYLOAD[envelope.kind], body, body.length)
-    const member = this.addresses.indexOf(recover(envelopeDigest(this.task.domain, envelope), packet.signature))
+    const member = this.#addresses(envelope.round).indexOf(recover(envelopeDigest(this.task.domain, envelope), packet.signature))
     if (member < 0) throw new Error('not signed by a member')
     const held = this.#of(envelope.round)
     const id = packetId(packet)
@@ -70,7 +84,7 @@ export class Rounds {
     if (!held.votes.has(key)) held.votes.set(key, new Map())
     const votes = held.votes.get(key)
     votes.set(member, packet.signature)
-    if (votes.size === this.quorum) {
+    if (votes.size === quorum(this.#members(envelope.round).length)) {
       const ballots = [...votes].map(([member, signature]) => ({ member, signature })).sort((a, b) => a.member - b.member)
       this.#certify({ ...envelope, head, ballots })
     }
@@ -108,18 +122,19 @@ export class Rounds {
   #certify (certificate) {
     const held = this.#of(certificate.round)
     if (held.certificate) return
-    checkCertificate(certificate, this.task.domain, this.task.id, this.addresses)
+    checkCertificate(certificate, this.task.domain, this.task.id, this.#addresses(certificate.round))
     held.certificate = certificate
   }
 
   /** The open round's outcome if it is closed and all that its head names is here, else null. */
-  close () {
+  async close () {
     const { certificate, proposals, commits } = this.#now
     const propose = certificate && proposals.get(certificate.head)
     if (!propose) return null
     const named = propose.contents.commits.map(({ member, body }) => [member, commits.get(`${member}:${body}`)])
     if (named.some(([, commit]) => !commit)) return null
     const outcome = this.#check(certificate, propose, named)
+    await this.#note(propose, named)
     this.summed = sumDealings(named.map(([, commit]) => commit.dealing))
     this.parent = certificate.head
     this.open.delete(this.round)
@@ -128,23 +143,25 @@ export class Rounds {
   }
 
   #check (certificate, { head, contents }, named) {
-    const { task, round, members } = this
+    const { task, round } = this
+    const members = this.#members()
     const n = members.length
-    const keys = members.map(member => member.key)
+    const holders = this.#members(Math.min(round + 1, task.totalRounds - 1)).map(member => member.key)
+    const t = threshold(holders.length)
     const must = (holds, what) => { if (!holds) throw new Error(`round ${round}: ${what}`) }
     must(head.task === task.id && head.round === round && head.epoch === certificate.epoch, 'the head is another\'s')
     must(head.parent === this.parent, 'the head has another parent')
     must(head.contents === digestOf(contents), 'the head is of other contents')
-    must(named.length >= this.quorum, 'fewer COMMITs than a quorum')
+    must(named.length >= quorum(n), 'fewer COMMITs than a quorum')
     const shares = new Map()
     for (const [member, commit] of named) {
       must(commit.parent === this.parent, 'a COMMIT has another parent')
-      const context = dealingContext(task.id, round, members[member].address, keys, threshold(n))
-      must(isDealing(context, commit.dealing, keys, threshold(n)), `member ${member}'s dealing is invalid`)
+      const context = dealingContext(task.id, round, members[member].address, holders, t)
+      must(isDealing(context, commit.dealing, holders, t), `member ${member}'s dealing is invalid`)
       must((commit.share === null) === (round === 0), 'a share is missing, or there should be none')
       if (commit.share) {
         const of = shareContext(task.id, round - 1, this.parent, members[member].address, member, n, threshold(n))
-        must(isShare(of, keys[member], this.summed[member], commit.share), `member ${member}'s share is invalid`)
+        must(isShare(of, members[member].key, this.summed[member], commit.share), `member ${member}'s share is invalid`)
         shares.set(member, commit.share.decrypted)
       }
     }
@@ -157,12 +174,35 @@ export class Rounds {
       head: certificate.head,
       view: certificate.view,
       ballots: certificate.ballots.length,
+      members: n,
       commits: named.length,
       shares: shares.size,
       beacon: round > 0 ? beacon(task.id, round + 1, this.parent, shares, threshold(n)) : null,
       updates: contents.updates.map(({ member, update }) => ({ update, author: members[member].address })),
-      nextMembers: head.next_members
+      epoch: head.epoch
     }
+  }
+
+  /** What later rounds need to know of this one: bans, who was there, and the next epoch's list. */
+  async #note ({ head, contents }, named) {
+    const { task, round } = this
+    const addresses = this.#addresses(round)
+    for (const { epoch, member } of contents.evidence) this.banned.add(this.epochs[epoch][member].address)
+    for (const { epoch, accused, accuser, outcome } of contents.verdicts) {
+      if (outcome === GUILTY || outcome === OBJECTIVE) this.banned.add(this.epochs[epoch][accused].address)
+      if (outcome === FALSE) this.banned.add(this.epochs[epoch][accuser].address)
+    }
+    this.committed = [...this.committed, named.map(([member]) => addresses[member])].slice(-ABSENT_ROUNDS)
+    const epoch = task.epochOf(round)
+    if (epoch + 1 === task.epochCount || round !== task.lastRoundOf(epoch) - 1) return
+    const present = new Set(this.committed.flat())
+    const isAbsent = address => addresses.includes(address) && !present.has(address)
+    const next = (await this.readMembers(head.chain_block))
+      .filter(({ address }) => !this.banned.has(address) && !isAbsent(address))
+    if (listHash(next.map(member => member.address)) !== head.next_members) {
+      throw new Error(`round ${round}: the next list is another than the head's`)
+    }
+    this.epochs.push(next)
   }
 
   /** Throws unless these are the bytes of that update of that round. */

@@ -22,10 +22,11 @@ from p2pdfl.task import Task
 
 HERE = Path(__file__).parent
 PEER_COUNT = 3
-ROUNDS = 6
+ROUNDS = 8
 LATE_ROUNDS = 2
 """Closed when the second follower comes."""
-TASK = Task(name="interop", training_rounds=4, members_min=PEER_COUNT)
+TASK = Task(name="interop", training_rounds=4, epoch_rounds=5, members_min=PEER_COUNT)
+"""Two epochs of five rounds."""
 START_S = 90.0
 FOLLOW_S = 180.0
 

@@ -24,7 +24,9 @@ export function loadTask (path) {
     initialState: text('initial_state'),
     depositWei: BigInt(tables.task.deposit_wei),
     totalRounds,
+    epochCount,
     epochOf: round => Math.min(Math.floor(round / epochRounds), epochCount - 1),
+    lastRoundOf: epoch => (epoch === epochCount - 1 ? totalRounds : (epoch + 1) * epochRounds) - 1,
     rpc: JSON.parse(tables.chain.rpc),
     domain: { chain_id: BigInt(tables.chain.chain_id), contract: JSON.parse(tables.chain.contract) }
   }
@@ -38,14 +40,21 @@ export async function readGenesis (task) {
     if (start === 0n) await new Promise(resolve => setTimeout(resolve, 500))
   }
   const block = await rpc(task.rpc, 'eth_getBlockByNumber', ['0x' + start.toString(16), false])
-  const members = registrations(bytes(await call(task, 'registrations()', '0x' + start.toString(16))))
-    .filter(entry => !entry.isExiting && entry.deposit >= task.depositWei)
-    .sort((a, b) => (a.address < b.address ? -1 : 1))
+  const members = await readMembers(task, block.hash)
   const parent = hex(sha256(concat(
     ascii('p2pdfl/parent/0\0'), bytes(task.id), bytes(listHash(members.map(member => member.address))),
     bytes(task.initialState), bytes(block.hash)
   )))
   return { members, parent }
+}
+
+/** Who is registered as of a block, and neither exiting nor slashed; by ascending address. */
+export async function readMembers (task, blockHash) {
+  const block = await rpc(task.rpc, 'eth_getBlockByHash', ['0x' + blockHash.replace(/^0x/, ''), false])
+  if (!block) throw new Error(`the chain has no block ${blockHash}`)
+  return registrations(bytes(await call(task, 'registrations()', block.number)))
+    .filter(entry => !entry.isExiting && entry.deposit >= task.depositWei)
+    .sort((a, b) => (a.address < b.address ? -1 : 1))
 }
 
 async function call (task, signature, block = 'latest') {
