@@ -28,7 +28,8 @@ class Limits:
     followers_max: int = 0
     """Strangers that may follow the topic (`net.followers`); what a follower is sent costs as much as a member."""
     follower_outbound_messages_max: int = 64
-    """Gossip queued for one follower: a COMMIT and a body of each of 32 members.  Beyond it, it misses messages."""
+    """Gossip queued for one follower, if that is less than for a member: a COMMIT and a body of each of 32 members.
+    Beyond it, it misses messages."""
     follower_pause_s: float = 0.25
     """Between two requests of one follower; an answer from the disk may be 4 MB long."""
     serve_s: float = 60.0
@@ -61,6 +62,5 @@ class Limits:
     def __post_init__(self) -> None:
         assert self.message_bytes_max <= self.incoming_bytes_max
         assert self.served_streams_per_peer_max <= self.served_streams_max
-        assert self.follower_outbound_messages_max <= self.outbound_messages_max
         assert self.redial_s <= self.redial_s_max
         assert self.lookup_s <= self.lookup_s_max
