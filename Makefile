@@ -81,6 +81,27 @@ contracts: $(READY) ## compile the contract into the artefact that the package c
 contracts-check: $(READY)
 	@$(BIN)/python contracts/build.py --check
 
+.PHONY: vectors
+vectors: $(READY) ## docs/wire-vectors.json, after a change of the wire format that is meant
+	@PYTHONPATH=tests $(BIN)/python -m wire.vectors docs/wire-vectors.json
+
+.PHONY: interop
+interop: $(READY) ## two js-libp2p nodes follow a small run and check all of it; needs node 20 and npm
+	@if ! command -v node > /dev/null || ! command -v npm > /dev/null; then \
+		echo 'interop: SKIPPED: node and npm are not both installed'; \
+	elif ! node -e 'process.exitCode = parseInt(process.versions.node) < 20 ? 1 : 0'; then \
+		echo "interop: SKIPPED: node is $$(node --version), 20 or newer is needed"; \
+	else $(MAKE) --no-print-directory interop-run; fi
+
+.PHONY: interop-run
+interop-run: interop/node_modules/.ready
+	@node interop/check.mjs docs/wire-vectors.json
+	@$(BIN)/python interop/run.py
+
+interop/node_modules/.ready: interop/package-lock.json
+	@cd interop && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
 .PHONY: bench
 bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; aggregation and pulls by themselves
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/round.py
@@ -96,5 +117,6 @@ fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip'
 .PHONY: clean
 clean: ## remove what make made: .venv, caches; runs/ stays
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf interop/node_modules
 	rm -rf *.egg-info packaging/*/*.egg-info packaging/*/build
 	find p2pdfl tests contracts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

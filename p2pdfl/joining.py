@@ -37,6 +37,7 @@ from p2pdfl.journal import Journal, Value
 from p2pdfl.keyfile import KeyFileError, load_or_create
 from p2pdfl.learning.learner import Learner, StateError, check_reference
 from p2pdfl.net.host import Network, open_network
+from p2pdfl.net.limits import Limits
 from p2pdfl.node import Machine, Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
@@ -87,6 +88,7 @@ class Options:
     bootstrap: list[str]
     fund: bool
     linger_s: float
+    followers_max: int
     byzantine: Deviation | None
 
 
@@ -187,6 +189,7 @@ class _Peer:
             bootstrap=options.bootstrap,
             topic=f"/p2pdfl/1/{task_id.hex()}",
             blob_source=lambda digest: bodies[0](digest) if bodies else None,
+            limits=Limits(followers_max=options.followers_max),
         ) as network:
             self._announce(network, keys, journal)
             chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 3
 EXIT_INTERRUPTED = 130
+FOLLOWERS_MAX = 32
+"""Places that one peer may grant.  Each is one more copy of every message of the run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 bootstrap=parsed.bootstrap,
                 fund=parsed.fund,
                 linger_s=parsed.linger,
+                followers_max=parsed.followers,
                 byzantine=parsed.byzantine,
             )
         )
@@ -83,6 +86,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="how long to answer the others after the last round (default: %(default)s)",
     )
     parser.add_argument(
+        "--followers",
+        type=_follower_count,
+        default=0,
+        metavar="COUNT",
+        help="how many strangers may follow the run through this peer; each costs what a member costs to talk to "
+        "(default: none)",
+    )
+    parser.add_argument(
         "--byzantine",
         type=_deviation,
         metavar="BEHAVIOUR:FROM_ROUND[:FACTOR]",
@@ -99,6 +110,12 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return seconds
+
+
+def _follower_count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 2 or int(text) > FOLLOWERS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {FOLLOWERS_MAX}")
+    return int(text)
 
 
 def _listen_address(text: str) -> str:

@@ -63,6 +63,8 @@ def assert_one_line(seen: tuple[int, str], code: int, text: str) -> None:
         ("--linger", "nan", "is no number of seconds"),
         ("--linger", "inf", "is no number of seconds"),
         ("--linger", "long", "is no number of seconds"),
+        ("--followers", "-1", "is no number from 0 to 32"),
+        ("--followers", "33", "is no number from 0 to 32"),
         ("--listen", "127.0.0.1:9000", "is not a multiaddr"),
         ("--listen", "/ip4/127.0.0.1", "is not an address with a TCP port"),
         ("--listen", "/ip4/127.0.0.1/udp/9000/quic-v1", "is not an address with a TCP port"),

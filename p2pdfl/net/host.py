@@ -19,6 +19,7 @@ from multiaddr import Multiaddr
 from p2pdfl.net import adapter
 from p2pdfl.net.blobs import Blobs, BlobSource
 from p2pdfl.net.discovery import Discovery, bootstrap_peer
+from p2pdfl.net.followers import Followers
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
 from p2pdfl.net.requests import Handle, Requests
@@ -121,8 +122,9 @@ class Network:
         counters: Counter[str],
     ) -> None:
         self._host = host
-        self._gossip = Gossip(host, topic, entropy=entropy, limits=limits, counters=counters)
-        self._requests = Requests(host, self._gossip.is_admitted, limits=limits, counters=counters)
+        self._followers = Followers(limits)
+        self._gossip = Gossip(host, topic, self._followers, entropy=entropy, limits=limits, counters=counters)
+        self._requests = Requests(host, self._gossip.is_admitted, self._followers, limits=limits, counters=counters)
         self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
         self.counters = counters
         """bytes_sent and bytes_received at the socket, messages and copies of gossip, `refused: <reason>`,

@@ -52,6 +52,13 @@ class Limits:
 
     served_streams_per_peer_max: int = 16
     served_streams_max: int = 256
+    followers_max: int = 0
+    """Strangers that may follow the topic (`net.followers`); what a follower is sent costs as much as a member."""
+    follower_outbound_messages_max: int = 64
+    """Gossip queued for one follower, if that is less than for a member: a COMMIT and a body of each of 32 members.
+    Beyond it, it misses messages."""
+    follower_pause_s: float = 0.25
+    """Between two requests of one follower; an answer from the disk may be 4 MB long."""
     serve_s: float = 60.0
     """From the acceptance of a request's stream to the last byte of the reply."""
 

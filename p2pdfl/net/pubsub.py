@@ -40,6 +40,7 @@ from libp2p.utils.varint import encode_varint_prefixed
 
 from p2pdfl.net import adapter
 from p2pdfl.net.announcements import SEQNO_BYTES, Held, MessageId, NotServed, Wanted, draw
+from p2pdfl.net.followers import Followers
 from p2pdfl.net.gaps import Gaps
 from p2pdfl.net.limits import Limits
 from p2pdfl.types import Entropy
@@ -74,6 +75,7 @@ class Gossip(Pubsub):
         self,
         host: BasicHost,
         topic: str,
+        followers: Followers,
         *,
         entropy: Entropy,
         limits: Limits,
@@ -95,6 +97,7 @@ class Gossip(Pubsub):
         self.topic = topic
         self.changed = trio.Event()
         """Set, and replaced, whenever `reachable` may have changed."""
+        self._followers = followers
         self._limits = limits
         self._counters = counters
         self._admitted: frozenset[ID] | None = None
@@ -141,6 +144,7 @@ class Gossip(Pubsub):
         peers = self.reachable()
         self._send_copies(message, peers)
         self._hold(message_id, message, peers)
+        self._show_followers(message)
         await trio.lowlevel.checkpoint()
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -218,6 +222,7 @@ class Gossip(Pubsub):
                 relays |= set(draw(others - relays, RELAYS_MAX - len(relays), self._entropy))
             self._send_copies(message, relays)
         self._hold(message_id, message, {author, forwarder, *relays})
+        self._show_followers(message)
         return None
 
     def _deliver(self, message: Incoming) -> None:
@@ -362,6 +367,15 @@ class Gossip(Pubsub):
                 self._outbound_bytes[peer_id] = max(0, self._outbound_bytes[peer_id] - len(batch))
         return None
 
+    def _show_followers(self, message: rpc_pb2.Message) -> None:
+        followers = list(self._followers)
+        frame = _frame(rpc_pb2.RPC(publish=[message])) if followers else b""
+        for peer in followers:
+            queue = self.peer_queues.get(peer)
+            room = self._limits.follower_outbound_messages_max
+            sent = queue is not None and len(queue) < room and self._push(peer, frame)
+            self._counters["copies_to_followers" if sent else "refused: follower too slow"] += 1
+
     # --- peers' coming and going -----------------------------------------------------------------------------------
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
@@ -398,6 +412,8 @@ class Gossip(Pubsub):
             super()._forget_all_subscriptions(peer_id)
 
     def _announce_change(self) -> None:
+        following = self.peer_topics.get(self.topic, set())
+        self._followers.update([peer for peer in self.peers if peer in following and not self.is_admitted(peer)])
         self.changed.set()
         self.changed = trio.Event()
 

@@ -20,6 +20,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 
 from p2pdfl.net import adapter
+from p2pdfl.net.followers import Followers
 from p2pdfl.net.limits import Limits
 
 Handle = Callable[[bytes, bytes], Awaitable[bytes]]
@@ -43,10 +44,17 @@ class TooLong(Refused):
 
 class Requests:
     def __init__(
-        self, host: BasicHost, is_admitted: Callable[[ID], bool], *, limits: Limits, counters: Counter[str]
+        self,
+        host: BasicHost,
+        is_admitted: Callable[[ID], bool],
+        followers: Followers,
+        *,
+        limits: Limits,
+        counters: Counter[str],
     ) -> None:
         self._host = host
         self._is_admitted = is_admitted
+        self._followers = followers
         self._limits = limits
         self._counters = counters
         self._served: Counter[ID] = Counter()
@@ -99,6 +107,7 @@ class Requests:
                         request = await _read_next(stream, request_bytes_max, is_first=number == 0)
                         if request is None:
                             break
+                        await self._followers.wait_for_turn(peer)
                         await _write(stream, await handle(peer.to_base58().encode(), request))
                     self._counters["requests_served"] += 1
                 with trio.fail_after(self._limits.serve_s):
@@ -120,7 +129,10 @@ class Requests:
         self._host.set_stream_handler(TProtocol(protocol), accept)
 
     def _reason_to_refuse(self, peer: ID) -> str | None:
-        if not self._is_admitted(peer):
+        if peer in self._followers:
+            if self._served[peer]:
+                return "follower's second request"
+        elif not self._is_admitted(peer):
             return "stranger's request"
         if self._served[peer] >= self._limits.served_streams_per_peer_max:
             return "too many requests of a peer"
