@@ -7,6 +7,7 @@ import assert from 'node:assert/strict'
 import { ed25519 } from '@noble/curves/ed25519.js'
 import { hkdf } from '@noble/hashes/hkdf.js'
 import { sha256 as hash } from '@noble/hashes/sha2.js'
+import { INITIAL_STATE, digestAfter, stateAfter } from './sha256.mjs'
 import * as wire from './wire.mjs'
 
 const { ascii, bytes, concat, hex, sha256 } = wire
@@ -179,10 +180,27 @@ const checks = {
 
   pull () {
     const framed = text => (text.length / 2).toString(16).padStart(8, '0') + text
-    const { held, not_held: missing } = vectors.pull
-    assert.equal(held.request, framed(vectors.update.digest))
-    assert.equal(held.reply, framed(vectors.update.bytes))
-    assert.deepEqual(missing, { request: framed(wire.ZERO), reply: framed('') })
+    const u32 = position => position.toString(16).padStart(8, '0')
+    const u64 = length => length.toString(16).padStart(16, '0')
+    const { held, not_held: missing, long } = vectors.pull
+    const body = vectors.update.bytes
+    assert.equal(held.request, framed(vectors.update.digest + u32(0)))
+    assert.equal(held.reply, framed(u64(body.length / 2) + INITIAL_STATE + body))
+    assert.deepEqual(missing, { request: framed(wire.ZERO + u32(0)), reply: framed('') })
+    const whole = Uint8Array.from({ length: long.length }, (_, i) => i % 251)
+    assert.equal(hex(sha256(whole)), long.digest)
+    let end = whole.length
+    let after = null
+    long.chunks.forEach(({ request, length, state }, position) => {
+      assert.equal(request, framed(long.digest + u32(position)))
+      const chunk = whole.slice(end - length, end)
+      const proved = after ? stateAfter(bytes(state), chunk) : digestAfter(bytes(state), end - length, chunk)
+      assert.equal(hex(proved), after ?? long.digest)
+      after = state
+      end -= length
+    })
+    assert.equal(end, 0)
+    assert.equal(after, INITIAL_STATE)
   }
 }
 

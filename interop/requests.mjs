@@ -1,51 +1,59 @@
-// One request, one reply, over a fresh stream: a 4-byte big-endian length, then that many bytes, each way.
+// Requests and replies over a stream of their own: a 4-byte big-endian length, then that many bytes, each way.
 
 import { concat } from './wire.mjs'
 
 const TIMEOUT_MS = 20_000
 
-/** A peer answers one question of a follower at a time. */
+/** A peer has one stream for a follower at a time. */
 let last = Promise.resolve()
 
-export function request (node, peer, protocol, body, replyBytesMax) {
-  const reply = last.then(() => ask(node, peer, protocol, body, replyBytesMax))
-  last = reply.catch(() => {})
-  return reply
+export async function request (node, peer, protocol, body, replyBytesMax) {
+  return converse(node, peer, protocol, ask => ask(body, replyBytesMax))
 }
 
-async function ask (node, peer, protocol, body, replyBytesMax) {
+/** talk: takes ask(body, replyBytesMax), which resolves to the reply, any number of times one after the other. */
+export function converse (node, peer, protocol, talk) {
+  const outcome = last.then(() => open(node, peer, protocol, talk))
+  last = outcome.catch(() => {})
+  return outcome
+}
+
+async function open (node, peer, protocol, talk) {
   const signal = AbortSignal.timeout(TIMEOUT_MS)
   const stream = await node.dialProtocol(peer, protocol, { signal })
   signal.addEventListener('abort', () => stream.abort(new Error('no reply in time')))
-  stream.send(concat(length(body), body))
-  const parts = []
-  let received = 0
-  let whole = Infinity
-  for await (const part of stream) {
-    const piece = part.subarray()
-    parts.push(piece)
-    received += piece.length
-    if (whole === Infinity && received >= 4) {
-      whole = 4 + new DataView(concat(...parts).buffer).getUint32(0)
-      if (whole - 4 > replyBytesMax) throw abort(stream, 'reply longer than allowed')
+  const incoming = stream[Symbol.asyncIterator]()
+  let unread = new Uint8Array()
+
+  async function read (count) {
+    const parts = [unread]
+    let there = unread.length
+    while (there < count) {
+      const { value, done } = await incoming.next()
+      if (done) throw new Error('stream ended early')
+      parts.push(value.subarray())
+      there += value.length ?? value.byteLength
     }
-    if (received >= whole) {
-      const reply = concat(...parts)
-      await stream.close()
-      return reply.slice(4, whole)
-    }
+    const data = concat(...parts)
+    unread = data.slice(count)
+    return data.slice(0, count)
   }
-  throw new Error('stream ended early')
-}
 
-function length (body) {
-  const prefix = new Uint8Array(4)
-  new DataView(prefix.buffer).setUint32(0, body.length)
-  return prefix
-}
+  async function ask (body, replyBytesMax) {
+    const prefix = new Uint8Array(4)
+    new DataView(prefix.buffer).setUint32(0, body.length)
+    stream.send(concat(prefix, body))
+    const length = new DataView((await read(4)).buffer).getUint32(0)
+    if (length > replyBytesMax) throw new Error('reply longer than allowed')
+    return read(length)
+  }
 
-function abort (stream, why) {
-  const error = new Error(why)
-  stream.abort(error)
-  return error
+  try {
+    const result = await talk(ask)
+    await stream.close()
+    return result
+  } catch (error) {
+    stream.abort(error)
+    throw error
+  }
 }

@@ -25,6 +25,7 @@ from p2pdfl.crypto.envelope import Domain, Signer, envelope_digest, head_digest,
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.learning import quantize
 from p2pdfl.learning.state import State
+from p2pdfl.net.pull import CHUNK_BYTES, Served, chunk_count, encode_reply, encode_request
 from p2pdfl.protocol import assignment
 from p2pdfl.protocol.beacon import FixedDealings, dealing_context, fix_dealings, initial_beacon, initial_parent
 from p2pdfl.protocol.membership import EpochMembers
@@ -161,7 +162,7 @@ def compute() -> Vector:
             "update": (b"\x02" + bytes.fromhex(update["bytes"])).hex(),
             "announcement": (b"\x03" + bytes.fromhex(update["digest"])).hex(),
         },
-        "pull": pull(bytes.fromhex(update["bytes"])),
+        "pull": _pull(bytes.fromhex(update["bytes"])),
     }
 
 
@@ -465,10 +466,35 @@ def gossip_message(key_seed: bytes, data: bytes, seqno: int) -> rpc_pb2.Message:
     return message
 
 
-def pull(body: bytes) -> Vector:
+def long_body() -> bytes:
+    """Of three chunks, the last one short."""
+    return bytes(place % 251 for place in range(2 * CHUNK_BYTES + 100))
+
+
+def _pull(body: bytes) -> Vector:
+    """Requests and replies under their lengths.  Of the long body the chunks are left out: they are made by a rule."""
+    long = Served(long_body())
+    digest = sha256(long.blob).digest()
+    pieces = [long.piece(position) for position in range(chunk_count(len(long.blob)))]
     return {
-        "held": {"request": framed(sha256(body).digest()).hex(), "reply": framed(body).hex()},
-        "not_held": {"request": framed(bytes(32)).hex(), "reply": framed(b"").hex()},
+        "held": {
+            "request": framed(encode_request(sha256(body).digest(), 0)).hex(),
+            "reply": framed(encode_reply(Served(body).piece(0))).hex(),
+        },
+        "not_held": {"request": framed(encode_request(bytes(32), 0)).hex(), "reply": framed(b"").hex()},
+        "long": {
+            "body": "byte i is i mod 251",
+            "length": len(long.blob),
+            "digest": digest.hex(),
+            "chunks": [
+                {
+                    "request": framed(encode_request(digest, position)).hex(),
+                    "length": len(piece.chunk),
+                    "state": piece.state.hex(),
+                }
+                for position, piece in enumerate(pieces)
+            ],
+        },
     }
 
 
