@@ -83,11 +83,17 @@ class Gossip(Pubsub):
         self._inbox_sizes: deque[int] = deque()
         self._inbox_bytes = 0
 
+    def carry_on(self, before: Gossip) -> None:
+        """What must outlive a restart of the library: the inbox, which messages were seen, who is admitted."""
+        self._admitted, self._seen = before._admitted, before._seen
+        self._inbox, self.incoming = before._inbox, before.incoming
+        self._inbox_sizes, self._inbox_bytes = before._inbox_sizes, before._inbox_bytes
+
     # --- what the node asks for ------------------------------------------------------------------------------------
 
     def admit(self, peers: Collection[ID]) -> None:
         self._admitted = frozenset(peers)
-        self._announce_change()
+        self.announce_change()
 
     def is_admitted(self, peer: ID) -> bool:
         return self._admitted is None or peer in self._admitted
@@ -223,17 +229,17 @@ class Gossip(Pubsub):
         if queue is not None:
             queue.max_message_size = self.max_inbound_rpc_size
             queue._queue.max_size = self._limits.outbound_messages_max
-        self._announce_change()
+        self.announce_change()
 
     def handle_subscription(self, origin_id: ID, sub_message: rpc_pb2.RPC.SubOpts) -> None:
         super().handle_subscription(origin_id, sub_message)
-        self._announce_change()
+        self.announce_change()
 
     def _handle_dead_peer(self, peer_id: ID) -> None:
         super()._handle_dead_peer(peer_id)
-        self._announce_change()
+        self.announce_change()
 
-    def _announce_change(self) -> None:
+    def announce_change(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
 
