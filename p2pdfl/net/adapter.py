@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 import trio
 from libp2p import new_host
@@ -308,15 +309,13 @@ async def close(host: BasicHost) -> None:
 
 def close_sockets(host: BasicHost) -> None:
     """What is left when there was no time, or no life, for `close`."""
-    swarm = swarm_of(host)
-    for connection in connections_of(host):
-        stream = _socket_of(connection)
-        if stream is not None:
-            stream.stream.socket.close()
-    for listener in swarm.listeners.values():
-        assert isinstance(listener, TCPListener)
-        for listening in listener.listeners:
-            listening.socket.close()
+    for listener in swarm_of(host).listeners.values():
+        if isinstance(listener, TCPListener) and listener._nursery is not None:
+            listener._nursery.cancel_scope.cancel()
+    for transport in swarm_of(host).transport_manager.get_transports():
+        assert isinstance(transport, CountedTCP)
+        for open_socket in list(transport.sockets):
+            open_socket.close()
 
 
 async def _close_connection(connection: INetConn) -> None:
@@ -436,24 +435,32 @@ class CountedTCP(TCP):
     def __init__(self, counters: Counter[str]) -> None:
         super().__init__()
         self._counters = counters
+        self.sockets: WeakSet[trio.socket.SocketType] = WeakSet()
+        """All that may still be open, also those that no connection was made of yet."""
 
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
         connection = await super()._dial_resolved(maddr, source)
         assert isinstance(connection, RawConnection)
         assert isinstance(connection.stream, TrioTCPStream)
         connection.stream = _CountedStream(connection.stream.stream, self._counters)
+        self.sockets.add(connection.stream.stream.socket)
         return connection
 
     def create_listener(self, handler_function: THandler) -> TCPListener:
         async def counted(stream: ReadWriteCloser) -> None:
             assert isinstance(stream, TrioTCPStream)
+            self.sockets.add(stream.stream.socket)
             await handler_function(_CountedStream(stream.stream, self._counters))
 
-        return _ExclusiveListener(counted)
+        return _ExclusiveListener(counted, self.sockets)
 
 
 class _ExclusiveListener(TCPListener):
     """As shipped (SO_REUSEPORT), a second node on one port starts without an error and steals half the connections."""
+
+    def __init__(self, handler_function: THandler, sockets: WeakSet[trio.socket.SocketType]) -> None:
+        super().__init__(handler_function)
+        self._sockets = sockets
 
     async def listen(self, maddr: Multiaddr) -> None:
         protocol = "ip6" if any(part.name == "ip6" for part in maddr.protocols()) else "ip4"
@@ -465,6 +472,7 @@ class _ExclusiveListener(TCPListener):
             except OSError as error:
                 raise OpenConnectionError(f"cannot listen on {maddr}: {error}") from error
         await super().listen(maddr)
+        self._sockets.update(listener.socket for listener in self.listeners)
 
     async def _spawn_background_task(self) -> None:
         """As shipped, an accept that fails in an unforeseen way raises in trio's system nursery: the process ends."""
@@ -475,8 +483,8 @@ class _ExclusiveListener(TCPListener):
                     self._nursery = nursery
                     self._nursery_ready.set()
                     await trio.sleep_forever()
-            except Exception as error:  # noqa: BLE001 - `wait_died` sees the end, whatever brought it about
-                logging.getLogger(__name__).warning("a listener failed: %r", error)
+            except* Exception as errors:  # `wait_died` sees the end, whatever brought it about
+                logging.getLogger(__name__).warning("a listener failed: %r", errors.exceptions[0])
             finally:
                 self._nursery = None
                 self._stopped.set()

@@ -107,7 +107,7 @@ async def open_network(
                     listen_on[:] = await _listen(host, listen_on, announced, announce)
                     await gossip.wait_until_ready()
                     await gossip.subscribe(topic)
-                    adapter.swarm_of(host).register_notifee(_Waker(discovery))
+                    adapter.swarm_of(host).register_notifee(_Waker(discovery, gossip))
                     ready.set()
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(adapter.wait_died, host, services)
@@ -275,13 +275,15 @@ class Network:
 
 
 class _Waker(INotifee):
-    def __init__(self, discovery: Discovery) -> None:
+    def __init__(self, discovery: Discovery, gossip: Gossip) -> None:
         self._discovery = discovery
+        self._gossip = gossip
 
     async def connected(self, network: INetwork, conn: INetConn) -> None:
         self._discovery.wake()
 
     async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        self._gossip.connection_ended(conn.muxed_conn.peer_id, conn.muxed_conn)
         self._discovery.wake()
 
     async def opened_stream(self, network: INetwork, stream: INetStream) -> None:

@@ -24,7 +24,7 @@ from hashlib import sha256
 
 import trio
 from google.protobuf.message import DecodeError
-from libp2p.abc import INetStream
+from libp2p.abc import IMuxedConn, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
@@ -136,6 +136,8 @@ class Gossip(Pubsub):
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
+                self._forget_all_subscriptions(peer)
+                self.announce_change()
             await adapter.reset_quietly(stream)
 
     async def _receive_rpc(self, peer: ID, frame: bytes) -> None:
@@ -238,6 +240,18 @@ class Gossip(Pubsub):
     def _handle_dead_peer(self, peer_id: ID) -> None:
         super()._handle_dead_peer(peer_id)
         self.announce_change()
+
+    def _forget_all_subscriptions(self, peer_id: ID) -> None:
+        """They are worth as much as the stream that they came on: as shipped, a peer that reconnects before its old
+        connection is seen to end is forgotten after it has said hello, and never says it again."""
+        if not self._streams[peer_id]:
+            super()._forget_all_subscriptions(peer_id)
+
+    def connection_ended(self, peer: ID, connection: IMuxedConn) -> None:
+        """As shipped, our stream to a peer that has another connection stays on the one that ended."""
+        stream = self.peers.get(peer)
+        if stream is not None and stream.muxed_conn is connection:
+            self._handle_dead_peer(peer)
 
     def announce_change(self) -> None:
         self.changed.set()

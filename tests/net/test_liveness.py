@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
+from multiaddr import Multiaddr
 
 from p2pdfl.net import Limits, Network, adapter
 
-from .loopback import network, networks, peer_of
+from .loopback import assert_works, network, networks, peer_of
 from .processes import PeerProcess, peer_process
 from .test_discovery import free_port
 
@@ -119,12 +120,26 @@ async def test_a_member_that_does_not_follow_the_topic_is_dialled_anew() -> None
     limits = Limits(deaf_s=0.2)
     async with networks(2, limits=limits) as (one, other):
         one.admit([other.peer_id])
-        one._gossip._forget_all_subscriptions(peer_of(other))  # as when a stream was lost with one of two connections
+        one._gossip.peer_topics.clear()  # as if it had never said that it follows the topic
         one._gossip.announce_change()
         assert not one.connected()
         with trio.fail_after(10):
             await one.wait_connected(1)
         assert one.counters["connections closed as deaf"] == 1
+
+
+async def test_gossip_survives_the_end_of_one_of_two_connections() -> None:
+    async with networks(2) as (one, other):
+        [first] = adapter.connections_of(one._host, peer_of(other))
+        await adapter.swarm_of(one._host).dial_addr(Multiaddr(other.addresses[0]), peer_of(other))
+        await adapter.abort(first)
+        with trio.fail_after(10):
+            while len(adapter.connections_of(other._host)) > 1:
+                await trio.lowlevel.checkpoint()
+            await one.wait_connected(1)
+            await other.wait_connected(1)
+        await assert_works(one, other)
+        assert one.counters["connections closed as deaf"] == 0
 
 
 def has_namespaces() -> bool:
