@@ -483,7 +483,7 @@ class _ExclusiveListener(TCPListener):
                     self._nursery = nursery
                     self._nursery_ready.set()
                     await trio.sleep_forever()
-            except* Exception as errors:  # `wait_died` sees the end, whatever brought it about
+            except* Exception as errors:  # noqa: BLE001 - `wait_died` sees the end, whatever brought it about
                 logging.getLogger(__name__).warning("a listener failed: %r", errors.exceptions[0])
             finally:
                 self._nursery = None

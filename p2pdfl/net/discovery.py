@@ -284,6 +284,7 @@ class Discovery:
 
     async def _ask(self, peer: ID, key: bytes) -> None:
         """The peers nearest to key that this peer knows, at most 20."""
+        self._counters["questions"] += 1
         try:
             named = await self.dht.peer_routing._query_peer_for_closest(peer, key)
         except Exception:  # noqa: BLE001 - a question fails on whatever its answer makes the library raise
