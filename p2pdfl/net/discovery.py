@@ -137,7 +137,8 @@ class Discovery:
 
     async def _keep_dialling(self) -> None:
         # Who has failed waits apart: the many that are gone must not hold up the one that is there.
-        first, again = (trio.CapacityLimiter(self._limits.dials_at_once_max) for _ in range(2))
+        first = trio.CapacityLimiter(self._limits.dials_at_once_max)
+        again = trio.CapacityLimiter(self._limits.redials_at_once_max)
         async with trio.open_nursery() as nursery:
             while True:
                 woken = self._woken

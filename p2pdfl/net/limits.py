@@ -28,12 +28,17 @@ class Limits:
     serve_s: float = 60.0
     """From the acceptance of a request's stream to the last byte of the reply."""
 
-    dial_s: float = 5.0
-    dials_at_once_max: int = 8
+    dial_s: float = 10.0
+    """One address, TCP to Yamux."""
+    dials_at_once_max: int = 3
+    """A handshake costs 20 ms of CPU on both sides together; when 32 peers each begin eight at once on two cores, all
+    run into dial_s and begin anew."""
+    redials_at_once_max: int = 8
+    """Of those that failed before: they mostly wait for nobody."""
     redial_s: float = 0.5
     redial_s_max: float = 10.0
     """A lost peer is dialled again after about redial_s, doubling up to redial_s_max."""
-    defer_dial_s: float = 1.0
+    defer_dial_s: float = 2.0
     """How long the peer with the larger id leaves the dial to the other, so that there is one connection, not two."""
     addresses_per_peer_max: int = 8
     known_peers_max: int = 512

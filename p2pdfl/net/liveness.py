@@ -9,8 +9,8 @@ TCP alone notices a stopped process never and a pulled cable after a quarter of 
    one pings.
 3. After silent_s of silence the connection is closed, without a word: who is stopped does not read one.
 
-Silence is counted in looks, not by the clock: a process that was itself stopped or busy for a minute must first read
-what has arrived meanwhile before it calls anyone silent.
+Silence is counted in looks, not by the clock, and a look that comes late is none: who was itself stopped, or has not
+the CPU it needs, must first read what has arrived meanwhile, and is no judge of others.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ class Liveness:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                await trio.sleep(self._limits.look_s)
-                self.look(nursery)
+                due = trio.current_time() + self._limits.look_s
+                await trio.sleep_until(due)
+                if trio.current_time() < due + self._limits.look_s:
+                    self.look(nursery)
 
     def look(self, nursery: trio.Nursery) -> None:
         """Pings and closes in the nursery; never waits."""
