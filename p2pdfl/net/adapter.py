@@ -69,7 +69,12 @@ def check_version() -> None:
 
 
 def create_host(
-    key_seed: bytes, *, connections_max: int, counters: Counter[str], announce: list[Multiaddr]
+    key_seed: bytes,
+    *,
+    connections_max: int,
+    counters: Counter[str],
+    announce: list[Multiaddr],
+    handshakes_max: int = 64,
 ) -> BasicHost:
     """A host that speaks TCP, Noise and Yamux only, with every repair below applied, not yet listening.
 
@@ -101,7 +106,7 @@ def create_host(
     # DHT carry signed address records.  Who asks us is answered.
     host._schedule_identify = lambda peer_id, *, reason: None  # type: ignore[method-assign]
     _contain_stream_failures(host, counters)
-    _release_inbound_slots(swarm_of(host))
+    _release_inbound_slots(swarm_of(host), handshakes_max, counters)
     return host
 
 
@@ -225,8 +230,8 @@ async def abort(connection: INetConn) -> None:
     stream = _socket_of(connection)
     if stream is not None:
         stream.stream.socket.close()
-    with trio.move_on_after(RESET_S):
-        await _close_connection(connection)
+    # Not cut short: the library tells others that it has ended as the last thing it does.
+    await _close_connection(connection)
 
 
 def create_dht(host: BasicHost, *, task_key: bytes, provider_keys_max: int) -> KadDHT:
@@ -386,18 +391,33 @@ def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
     swarm.set_stream_handler(contained)
 
 
-def _release_inbound_slots(swarm: Swarm) -> None:
-    """The task that accepted a connection holds its slot until the connection ends.
+def _release_inbound_slots(swarm: Swarm, handshakes_max: int, counters: Counter[str]) -> None:
+    """The task that accepted a connection holds its slot until the connection ends; of those that are still shaking
+    hands, the oldest makes room.
 
-    As shipped it holds it until the Swarm ends, so a node accepts connections_max connections in its whole life.
+    As shipped it holds it until the Swarm ends, so a node accepts connections_max connections in its whole life.  And
+    whoever opens that many sockets and says nothing keeps everybody else out, for 10 s a socket.
     """
     upgrade = swarm.upgrade_inbound_raw_conn
+    shaking_hands: dict[trio.CancelScope, None] = {}
 
     async def upgrade_and_stay(raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
-        muxed = await upgrade(raw_conn, maddr)
-        for connection in list(swarm.connections.get(muxed.peer_id, ())):
-            if connection.muxed_conn is muxed:
-                await connection.event_closed.wait()  # type: ignore[attr-defined]
+        if len(shaking_hands) >= handshakes_max:
+            counters["refused: too many handshakes"] += 1
+            oldest = next(iter(shaking_hands))
+            del shaking_hands[oldest]
+            oldest.cancel()
+        muxed: IMuxedConn | None = None
+        with trio.CancelScope() as scope:
+            shaking_hands[scope] = None
+            try:
+                muxed = await upgrade(raw_conn, maddr)
+            finally:
+                shaking_hands.pop(scope, None)
+        if muxed is not None:
+            for connection in list(swarm.connections.get(muxed.peer_id, ())):
+                if connection.muxed_conn is muxed:
+                    await connection.event_closed.wait()  # type: ignore[attr-defined]
         raise SwarmException("inbound connection ended")  # the caller closes the socket and returns the slot
 
     swarm.upgrade_inbound_raw_conn = upgrade_and_stay  # type: ignore[method-assign]

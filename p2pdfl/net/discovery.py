@@ -19,6 +19,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import trio
+from libp2p.abc import INetConn
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.utils import sort_peer_ids_by_distance
 from libp2p.peer.id import ID
@@ -60,7 +61,7 @@ class _Dialled:
 
 @dataclass
 class _Deaf:
-    """A member that is connected and does not follow the topic."""
+    """A peer that is connected and does not follow the topic."""
 
     since: float
     closed: int = 0
@@ -131,6 +132,7 @@ class Discovery:
             nursery.start_soon(self._keep_providing)
             nursery.start_soon(self._keep_remembering)
             nursery.start_soon(self._keep_closing_deaf)
+            nursery.start_soon(self._keep_room)
             nursery.start_soon(self._liveness.run)
 
     # --- dialling --------------------------------------------------------------------------------------------------
@@ -396,13 +398,14 @@ class Discovery:
     # --- silence ---------------------------------------------------------------------------------------------------
 
     async def _keep_closing_deaf(self) -> None:
-        """A member whose gossip stream was lost with one of two connections never says hello again: begin anew."""
+        """A peer of the task that never said hello, or whose hello was lost, says none again: begin anew."""
         while True:
             await trio.sleep(self.jitter(self._limits.deaf_s / 4))
+            self._gossip.drop_ended_streams()
             now, reachable = trio.current_time(), self._gossip.reachable()
             deaf = [
                 peer
-                for peer in self._admitted or ()
+                for peer in (self._found if self._admitted is None else self._admitted)
                 if peer not in reachable and adapter.is_connected(self._host, peer)
             ]
             self._deaf = {peer: self._deaf.get(peer) or _Deaf(now) for peer in deaf} | {
@@ -416,6 +419,32 @@ class Discovery:
                     self._counters["connections closed as deaf"] += 1
                     for connection in adapter.connections_of(self._host, peer):
                         await adapter.abort(connection)
+
+    # --- room ------------------------------------------------------------------------------------------------------
+
+    async def _keep_room(self) -> None:
+        while True:
+            woken = self._woken
+            surplus = self._surplus()
+            self._counters["connections closed for room"] += len(surplus)
+            async with trio.open_nursery() as nursery:
+                for connection in surplus:
+                    nursery.start_soon(adapter.abort, connection)
+            if not surplus:
+                await woken.wait()
+
+    def _surplus(self) -> list[INetConn]:
+        surplus: list[INetConn] = []
+        strangers: list[INetConn] = []
+        for peer in self._host.get_connected_peers():
+            connections = adapter.connections_of(self._host, peer)
+            allowed = self._limits.connections_per_peer_max
+            surplus += connections[:-allowed]  # the newest is the likeliest to be alive at both ends
+            if peer not in self._bootstrap and peer not in (self._admitted or ()):
+                strangers += connections[-allowed:]
+        while len(strangers) > self._limits.strangers_max:
+            surplus.append(strangers.pop(int.from_bytes(self._entropy(4), "big") % len(strangers)))
+        return surplus
 
     def jitter(self, seconds: float) -> float:
         """Between half and one and a half of it."""

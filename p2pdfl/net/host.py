@@ -73,7 +73,11 @@ async def open_network(
 
     def create_host() -> BasicHost:
         return adapter.create_host(
-            key_seed, connections_max=limits.connections_max, counters=counters, announce=announced
+            key_seed,
+            connections_max=limits.connections_max,
+            handshakes_max=limits.handshakes_max,
+            counters=counters,
+            announce=announced,
         )
 
     def create_discovery() -> Discovery:

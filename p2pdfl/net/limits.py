@@ -11,6 +11,13 @@ from p2pdfl import params
 class Limits:
     connections_max: int = 300
     """In and out together; beyond it new ones are closed."""
+    strangers_max: int = 128
+    """Connections of peers that are no members, who may need us to find others.  Beyond it one drawn by lot is closed:
+    members always find room, and who brings many loses many."""
+    handshakes_max: int = 64
+    """Inbound ones at once; then the oldest is broken off."""
+    connections_per_peer_max: int = 3
+    """Two that dial each other at once have two; the third covers one that died unnoticed."""
     message_bytes_max: int = params.PACKET_BYTES_MAX
     """One gossip message."""
     incoming_messages_max: int = 1024
@@ -61,7 +68,7 @@ class Limits:
     """How old the file of remembered peers may be when something has changed."""
     deaf_s: float = 8.0
     deaf_s_max: float = 300.0
-    """A connected member that does not follow the topic for so long, doubling each time, is dialled anew."""
+    """A connected peer of the task that does not follow the topic for so long, doubling each time, is dialled anew."""
     look_s: float = 0.5
     """How often connections are looked at for silence."""
     ping_s: float = 2.5
@@ -85,6 +92,8 @@ class Limits:
     """Closing takes no longer, whatever the other side does."""
 
     def __post_init__(self) -> None:
+        # A handful of connections per member of the largest task tested, 32, always fits.
+        assert self.strangers_max + self.handshakes_max < self.connections_max
         assert self.message_bytes_max <= self.incoming_bytes_max
         assert self.served_streams_per_peer_max <= self.served_streams_max
         assert self.redial_s <= self.redial_s_max

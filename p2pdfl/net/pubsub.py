@@ -235,10 +235,7 @@ class Gossip(Pubsub):
             raise SwarmException("no gossip stream") from error
         finally:
             self._opening.discard(peer_id)
-        stream = self.peers.get(peer_id)
-        if stream is not None and stream.muxed_conn.is_closed:
-            # The connection ended while the stream was opened on it: `connection_ended` came too early.
-            self._handle_dead_peer(peer_id)
+        self.drop_ended_streams()
         queue = self.peer_queues.get(peer_id)
         if queue is not None:
             queue.max_message_size = self.max_inbound_rpc_size
@@ -264,6 +261,12 @@ class Gossip(Pubsub):
         stream = self.peers.get(peer)
         if stream is not None and stream.muxed_conn is connection:
             self._handle_dead_peer(peer)
+
+    def drop_ended_streams(self) -> None:
+        """A connection may end while a stream is opened on it, and `connection_ended` then comes too early."""
+        for peer, stream in list(self.peers.items()):
+            if stream.muxed_conn.is_closed:
+                self._handle_dead_peer(peer)
 
     def announce_change(self) -> None:
         self.changed.set()
