@@ -36,7 +36,7 @@ from p2pdfl.duties import Duties
 from p2pdfl.journal import Journal, Value
 from p2pdfl.keyfile import KeyFileError, load_or_create
 from p2pdfl.learning.learner import Learner, StateError, check_reference
-from p2pdfl.net.host import Network, open_network
+from p2pdfl.net.host import Network, NetworkFailed, open_network
 from p2pdfl.net.limits import Limits
 from p2pdfl.node import Machine, Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
@@ -58,6 +58,8 @@ FUND_MARGIN_WEI = 10**18
 """Beyond the deposit, for gas."""
 STORE_LOST = "store.lost"
 """In the home of a peer whose store is gone while its key is there: it may have signed what it no longer knows."""
+PEERS = "peers.json"
+"""In the home: the members met, tried first after a restart."""
 CONNECT_S = 30.0
 """How long a peer waits to see all other members before the first round; the rounds work with fewer."""
 
@@ -74,6 +76,7 @@ EXPECTED_ERRORS = (
     StateError,
     ChainError,
     Diverged,
+    NetworkFailed,
     OSError,
 )
 """The world's fault, each with words for a person."""
@@ -190,6 +193,7 @@ class _Peer:
             topic=f"/p2pdfl/1/{task_id.hex()}",
             blob_source=lambda digest: bodies[0](digest) if bodies else None,
             limits=Limits(followers_max=options.followers_max),
+            remembered=options.home / PEERS,
         ) as network:
             self._announce(network, keys, journal)
             chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
+from weakref import WeakSet
 
 import trio
 from libp2p import new_host
@@ -26,6 +28,8 @@ from libp2p.host.exceptions import StreamFailure
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import IOException
 from libp2p.io.trio import TrioTCPStream
+from libp2p.kad_dht.common import BUCKET_SIZE
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
@@ -33,11 +37,13 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStoreError
+from libp2p.records.validator import NamespacedValidator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux, YamuxStream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools.anyio_service.api import ServiceAPI
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.exceptions import OpenConnectionError
@@ -50,6 +56,8 @@ from p2pdfl.net import adapter_frames
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
 RESET_S = 1.0
+PROVIDER_ADDRESSES_MAX = 8
+"""Kept of one provider record."""
 
 
 class UnsupportedLibp2p(RuntimeError):
@@ -63,7 +71,12 @@ def check_version() -> None:
 
 
 def create_host(
-    key_seed: bytes, *, connections_max: int, counters: Counter[str], announce: list[Multiaddr]
+    key_seed: bytes,
+    *,
+    connections_max: int,
+    counters: Counter[str],
+    announce: list[Multiaddr],
+    handshakes_max: int = 64,
 ) -> BasicHost:
     """A host that speaks TCP, Noise and Yamux only, with every repair below applied, not yet listening.
 
@@ -96,7 +109,7 @@ def create_host(
     # DHT carry signed address records.  Who asks us is answered.
     host._schedule_identify = lambda peer_id, *, reason: None  # type: ignore[method-assign]
     _contain_stream_failures(host, counters)
-    _release_inbound_slots(swarm_of(host))
+    _release_inbound_slots(swarm_of(host), handshakes_max, counters)
     return host
 
 
@@ -134,6 +147,27 @@ async def listen(host: BasicHost, addresses: Sequence[Multiaddr]) -> list[Multia
     return announced
 
 
+class LibraryDied(Exception):
+    """A part of py-libp2p that runs for as long as the node is gone."""
+
+
+async def wait_died(host: BasicHost, services: Sequence[ServiceAPI]) -> NoReturn:
+    """Raises LibraryDied as soon as one of the services has ended, or a listener has."""
+    async with trio.open_nursery() as nursery:
+
+        async def watch(name: str, end: Callable[[], Awaitable[None]]) -> None:
+            await end()
+            raise LibraryDied(f"{name} has ended")
+
+        for service in services:
+            nursery.start_soon(watch, type(service).__name__, service.get_manager().wait_finished)
+        for address, listener in swarm_of(host).listeners.items():
+            assert isinstance(listener, TCPListener)
+            nursery.start_soon(watch, f"the listener on {address}", listener._stopped.wait)
+        await trio.sleep_forever()
+    raise AssertionError("unreachable")
+
+
 async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, timeout_s: float) -> bool:
     """Tries each address in turn until connected.
 
@@ -162,37 +196,87 @@ def addresses_of(host: BasicHost, peer: ID) -> list[Multiaddr]:
         return []
 
 
-class SilentConnections:
-    """Closes connections whose ping stays unanswered.
+def connections_of(host: BasicHost, peer: ID | None = None) -> list[INetConn]:
+    """All that are open, or those to one peer."""
+    by_peer = swarm_of(host).connections
+    wanted = by_peer.values() if peer is None else [by_peer.get(peer, [])]
+    return [connection for connections in wanted for connection in connections if not connection.is_closed]
 
-    Yamux pings by itself, every 30 s, but draws no conclusion: a peer that vanished without a FIN stays connected.
+
+def heard_on(connection: INetConn) -> int:
+    """A number that changes with everything that arrives."""
+    stream = _socket_of(connection)
+    if stream is not None:
+        return stream.bytes_received
+    muxed = connection.muxed_conn  # not over a socket of ours: a relayed one; then only answered pings show
+    return muxed._ping_id if isinstance(muxed, Yamux) and muxed._ping_event.is_set() else 0
+
+
+async def ping(connection: INetConn) -> None:
+    """Sends a Yamux ping; who reads `heard_on` sees the answer."""
+    muxed = connection.muxed_conn
+    assert isinstance(muxed, Yamux)
+    muxed._ping_id = (muxed._ping_id + 1) % 2**32
+    muxed._ping_event = trio.Event()
+    try:
+        await muxed._write_frame(struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, muxed._ping_id))
+    except Exception:  # noqa: BLE001 - the connection ended meanwhile, in whichever of the library's ways
+        return
+    muxed._ping_sent_time = trio.current_time()  # the library computes the round trip, for its windows, from this
+
+
+async def abort(connection: INetConn) -> None:
+    """Closes without a word.
+
+    As shipped, closing first sends a farewell, which waits for ever behind whatever a stopped peer does not read.
     """
+    stream = _socket_of(connection)
+    if stream is not None:
+        stream.stream.socket.close()
+    # Not cut short: the library tells others that it has ended as the last thing it does.
+    await _close_connection(connection)
 
-    def __init__(self, host: BasicHost, *, silent_s: float) -> None:
-        self._host = host
-        self._silent_s = silent_s
-        self._unanswered: dict[Yamux, tuple[int, float]] = {}
-        """Connection -> its ping's number, and when it was first seen unanswered."""
 
-    async def close(self) -> int:
-        """To be called a few times per silent_s.  Returns how many it closed."""
-        now = trio.current_time()
-        before, self._unanswered = self._unanswered, {}
-        silent = []
-        for connections in swarm_of(self._host).connections.values():
-            for connection in connections:
-                muxed = connection.muxed_conn
-                assert isinstance(muxed, Yamux)
-                if muxed._ping_id == 0 or muxed._ping_event.is_set():
-                    continue
-                ping, since = before.get(muxed, (muxed._ping_id, now))
-                self._unanswered[muxed] = (ping, since) if ping == muxed._ping_id else (muxed._ping_id, now)
-                if ping == muxed._ping_id and now - since > self._silent_s:
-                    silent.append(connection)
-        async with trio.open_nursery() as nursery:
-            for connection in silent:
-                nursery.start_soon(_close_connection, connection)
-        return len(silent)
+def create_dht(host: BasicHost, *, task_key: bytes, provider_keys_max: int) -> KadDHT:
+    """Bounded in what strangers may store: as shipped, `enable_providers` and `enable_values` change nothing, anyone
+    may store 50,000 values of 1 MB, and provider records under as many keys as he likes."""
+    refuse_all = NamespacedValidator({}, strict_validation=True)
+    # Members may well share a subnet; what keeps Sybils out is registration, not their addresses.
+    dht = KadDHT(
+        host,
+        DHTMode.SERVER,
+        validator=refuse_all,
+        validator_changed=True,
+        strict_validation=True,
+        max_peers_per_subnet=0,
+    )
+    store = dht.provider_store
+    add = store.add_provider
+
+    def add_bounded(key: bytes, provider: PeerInfo) -> None:
+        if key not in store.providers and len(store.providers) > provider_keys_max:
+            # The oldest key goes, never the task's own.
+            del store.providers[next(other for other in store.providers if other != task_key)]
+        add(key, PeerInfo(provider.peer_id, provider.addrs[:PROVIDER_ADDRESSES_MAX]))
+
+    store.add_provider = add_bounded  # type: ignore[method-assign]
+    return dht
+
+
+async def ask_for_providers(dht: KadDHT, peer: ID, key: bytes, *, timeout_s: float) -> tuple[list[ID], list[ID]]:
+    """(providers, peers nearer to the key) that the peer names, with no more trust than it deserves.
+
+    As shipped, `find_providers` asks nobody once one record is held here, and asks everybody before that.
+    """
+    with trio.move_on_after(timeout_s):
+        providers, nearer = await dht.provider_store._get_providers_from_peer_with_closers(peer, key)
+        return [info.peer_id for info in providers[:BUCKET_SIZE]], nearer[:BUCKET_SIZE]
+    return [], []
+
+
+async def send_provider_record(dht: KadDHT, peer: ID, key: bytes, *, timeout_s: float) -> None:
+    with trio.move_on_after(timeout_s), suppress(Exception):
+        await dht.provider_store._send_add_provider(peer, key)
 
 
 async def open_stream(host: BasicHost, peer: ID, protocol: str) -> INetStream:
@@ -237,9 +321,28 @@ async def close(host: BasicHost) -> None:
     await host.close()
 
 
+def close_sockets(host: BasicHost) -> None:
+    """What is left when there was no time, or no life, for `close`."""
+    for listener in swarm_of(host).listeners.values():
+        if isinstance(listener, TCPListener) and listener._nursery is not None:
+            listener._nursery.cancel_scope.cancel()
+    for transport in swarm_of(host).transport_manager.get_transports():
+        assert isinstance(transport, CountedTCP)
+        for open_socket in list(transport.sockets):
+            open_socket.close()
+
+
 async def _close_connection(connection: INetConn) -> None:
     with suppress(Exception):
         await connection.close()
+
+
+def _socket_of(connection: INetConn) -> _CountedStream | None:
+    layer: Any = connection.muxed_conn
+    # Yamux, the secure session, Noise's messages, its packets, the raw connection
+    for name in ("secured_conn", "conn", "read_writer", "read_write_closer", "stream"):
+        layer = getattr(layer, name, None)
+    return layer if isinstance(layer, _CountedStream) else None
 
 
 class _ContainedManager(TrioManager):
@@ -297,18 +400,33 @@ def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
     swarm.set_stream_handler(contained)
 
 
-def _release_inbound_slots(swarm: Swarm) -> None:
-    """The task that accepted a connection holds its slot until the connection ends.
+def _release_inbound_slots(swarm: Swarm, handshakes_max: int, counters: Counter[str]) -> None:
+    """The task that accepted a connection holds its slot until the connection ends; of those that are still shaking
+    hands, the oldest makes room.
 
-    As shipped it holds it until the Swarm ends, so a node accepts connections_max connections in its whole life.
+    As shipped it holds it until the Swarm ends, so a node accepts connections_max connections in its whole life.  And
+    whoever opens that many sockets and says nothing keeps everybody else out, for 10 s a socket.
     """
     upgrade = swarm.upgrade_inbound_raw_conn
+    shaking_hands: dict[trio.CancelScope, None] = {}
 
     async def upgrade_and_stay(raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
-        muxed = await upgrade(raw_conn, maddr)
-        for connection in list(swarm.connections.get(muxed.peer_id, ())):
-            if connection.muxed_conn is muxed:
-                await connection.event_closed.wait()  # type: ignore[attr-defined]
+        if len(shaking_hands) >= handshakes_max:
+            counters["refused: too many handshakes"] += 1
+            oldest = next(iter(shaking_hands))
+            del shaking_hands[oldest]
+            oldest.cancel()
+        muxed: IMuxedConn | None = None
+        with trio.CancelScope() as scope:
+            shaking_hands[scope] = None
+            try:
+                muxed = await upgrade(raw_conn, maddr)
+            finally:
+                shaking_hands.pop(scope, None)
+        if muxed is not None:
+            for connection in list(swarm.connections.get(muxed.peer_id, ())):
+                if connection.muxed_conn is muxed:
+                    await connection.event_closed.wait()  # type: ignore[attr-defined]
         raise SwarmException("inbound connection ended")  # the caller closes the socket and returns the slot
 
     swarm.upgrade_inbound_raw_conn = upgrade_and_stay  # type: ignore[method-assign]
@@ -321,6 +439,7 @@ class _CountedStream(TrioTCPStream):
         super().__init__(stream)
         self._counters = counters
         self._unread = bytearray()
+        self.bytes_received = 0
 
     async def write(self, data: bytes) -> None:
         self._counters["bytes_sent"] += len(data)
@@ -333,6 +452,7 @@ class _CountedStream(TrioTCPStream):
         if not self._unread:
             data = await super().read(SOCKET_READ_BYTES)
             self._counters["bytes_received"] += len(data)
+            self.bytes_received += len(data)
             if n is None or len(data) <= n:
                 return data
             self._unread += data
@@ -345,24 +465,32 @@ class CountedTCP(TCP):
     def __init__(self, counters: Counter[str]) -> None:
         super().__init__()
         self._counters = counters
+        self.sockets: WeakSet[trio.socket.SocketType] = WeakSet()
+        """All that may still be open, also those that no connection was made of yet."""
 
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
         connection = await super()._dial_resolved(maddr, source)
         assert isinstance(connection, RawConnection)
         assert isinstance(connection.stream, TrioTCPStream)
         connection.stream = _CountedStream(connection.stream.stream, self._counters)
+        self.sockets.add(connection.stream.stream.socket)
         return connection
 
     def create_listener(self, handler_function: THandler) -> TCPListener:
         async def counted(stream: ReadWriteCloser) -> None:
             assert isinstance(stream, TrioTCPStream)
+            self.sockets.add(stream.stream.socket)
             await handler_function(_CountedStream(stream.stream, self._counters))
 
-        return _ExclusiveListener(counted)
+        return _ExclusiveListener(counted, self.sockets)
 
 
 class _ExclusiveListener(TCPListener):
     """As shipped (SO_REUSEPORT), a second node on one port starts without an error and steals half the connections."""
+
+    def __init__(self, handler_function: THandler, sockets: WeakSet[trio.socket.SocketType]) -> None:
+        super().__init__(handler_function)
+        self._sockets = sockets
 
     async def listen(self, maddr: Multiaddr) -> None:
         protocol = "ip6" if any(part.name == "ip6" for part in maddr.protocols()) else "ip4"
@@ -374,6 +502,25 @@ class _ExclusiveListener(TCPListener):
             except OSError as error:
                 raise OpenConnectionError(f"cannot listen on {maddr}: {error}") from error
         await super().listen(maddr)
+        self._sockets.update(listener.socket for listener in self.listeners)
+
+    async def _spawn_background_task(self) -> None:
+        """As shipped, an accept that fails in an unforeseen way raises in trio's system nursery: the process ends."""
+
+        async def serve() -> None:
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    self._nursery_ready.set()
+                    await trio.sleep_forever()
+            except* Exception as errors:  # noqa: BLE001 - `wait_died` sees the end, whatever brought it about
+                logging.getLogger(__name__).warning("a listener failed: %r", errors.exceptions[0])
+            finally:
+                self._nursery = None
+                self._stopped.set()
+
+        trio.lowlevel.spawn_system_task(serve)
+        await self._nursery_ready.wait()
 
 
 def _is_wildcard(address: Multiaddr) -> bool:

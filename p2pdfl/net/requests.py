@@ -58,6 +58,13 @@ class Requests:
         self._limits = limits
         self._counters = counters
         self._served: Counter[ID] = Counter()
+        self._accepting: dict[TProtocol, Callable[[INetStream], Awaitable[None]]] = {}
+
+    def move_to(self, host: BasicHost) -> None:
+        """From now this host asks, and serves what the one before did."""
+        self._host = host
+        for protocol, accept in self._accepting.items():
+            host.set_stream_handler(protocol, accept)
 
     async def request(
         self, peer: ID, protocol: str, request: bytes, *, reply_bytes_max: int, timeout_s: float
@@ -126,6 +133,7 @@ class Requests:
                 if not self._served[peer]:
                     del self._served[peer]
 
+        self._accepting[TProtocol(protocol)] = accept
         self._host.set_stream_handler(TProtocol(protocol), accept)
 
     def _reason_to_refuse(self, peer: ID) -> str | None:

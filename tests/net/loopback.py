@@ -26,14 +26,14 @@ def seed(name: str) -> bytes:
 
 
 @asynccontextmanager
-async def networks(count: int, **options: Any) -> AsyncIterator[list[Network]]:
+async def networks(count: int, *, prefix: str = "peer", **options: Any) -> AsyncIterator[list[Network]]:
     """All in one process; the first is the others' only bootstrap; yields once all are connected to all."""
     opened: list[Network] = []
     done = trio.Event()
 
     async def hold(number: int, *, task_status: Any) -> None:
         bootstrap = opened[0].addresses if opened else []
-        async with network(f"peer {number}", bootstrap, **options) as one:
+        async with network(f"{prefix} {number}", bootstrap, **options) as one:
             task_status.started(one)
             await done.wait()
 

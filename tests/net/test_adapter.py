@@ -58,23 +58,6 @@ async def test_a_failing_task_ends_itself_and_not_its_service() -> None:
 
 @pytest.mark.net
 @pytest.mark.slow
-async def test_only_a_connection_whose_ping_stays_unanswered_is_closed(pair: tuple[Network, Network]) -> None:
-    one, other = pair
-    connection = adapter.swarm_of(one._host).connections[peer_of(other)][0]
-    silent = adapter.SilentConnections(one._host, silent_s=0.01)
-    connection.muxed_conn._ping_id, connection.muxed_conn._ping_event = 1, trio.Event()
-    assert await silent.close() == 0
-    connection.muxed_conn._ping_event.set()
-    assert await silent.close() == 0
-    connection.muxed_conn._ping_id, connection.muxed_conn._ping_event = 2, trio.Event()
-    with trio.fail_after(5):
-        while await silent.close() == 0:
-            await trio.lowlevel.checkpoint()
-    assert connection.is_closed
-
-
-@pytest.mark.net
-@pytest.mark.slow
 async def test_nobody_is_dialled_for_having_an_address() -> None:
     async with network("one") as one, network("other") as other:
         one._host.get_peerstore().add_addrs(peer_of(other), [Multiaddr(other.addresses[0])], 60)
