@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 fund=parsed.fund,
                 linger_s=parsed.linger,
                 byzantine=parsed.byzantine,
+                metrics=parsed.metrics,
             )
         )
     except runtime.BrokenInstall as error:
@@ -83,6 +84,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="how long to answer the others after the last round (default: %(default)s)",
     )
     parser.add_argument(
+        "--metrics",
+        type=_metrics_address,
+        metavar="[HOST:]PORT",
+        help="serve counters for Prometheus there (default: nowhere; the host, if left out, is 127.0.0.1)",
+    )
+    parser.add_argument(
         "--byzantine",
         type=_deviation,
         metavar="BEHAVIOUR:FROM_ROUND[:FACTOR]",
@@ -112,6 +119,13 @@ def _listen_address(text: str) -> str:
     if protocols not in (["ip4", "tcp"], ["ip6", "tcp"]):
         raise argparse.ArgumentTypeError(f"{text!r} is not an address with a TCP port, {example}")
     return text
+
+
+def _metrics_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16) or (":" in host and not host.startswith("[")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port or host:port, as 9100 or [::1]:9100")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _bootstrap_address(text: str) -> str:

@@ -44,8 +44,10 @@ class Blobs:
                 continue
             if await _digest(blob) == digest:
                 return blob
-            # An empty reply is an honest "not held".
-            self._counters["blob attempts failed" if not blob else "refused: blob is not what its digest says"] += 1
+            if blob:
+                self._requests.refuse(holder, "blob is not what its digest says")
+            else:  # an honest "not held"
+                self._counters["blob attempts failed"] += 1
         return None
 
     async def _reply(self, peer: bytes, digest: bytes) -> bytes:

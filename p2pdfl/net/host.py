@@ -19,6 +19,8 @@ from multiaddr import Multiaddr
 from p2pdfl.net import adapter
 from p2pdfl.net.blobs import Blobs, BlobSource
 from p2pdfl.net.discovery import Discovery, bootstrap_peer
+from p2pdfl.net.gate import Gate
+from p2pdfl.net.guard import Guard
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
 from p2pdfl.net.requests import Handle, Requests
@@ -114,12 +116,14 @@ class Network:
         self, host: BasicHost, topic: str, blob_source: BlobSource, *, limits: Limits, counters: Counter[str]
     ) -> None:
         self._host = host
-        self._gossip = Gossip(host, topic, limits=limits, counters=counters)
-        self._requests = Requests(host, self._gossip.is_admitted, limits=limits, counters=counters)
+        self._guard = Guard(limits=limits, counters=counters)
+        self._gate = Gate(host, self._guard, limits=limits, counters=counters)
+        self._gossip = Gossip(host, topic, self._guard, limits=limits, counters=counters)
+        self._requests = Requests(host, self._gossip.is_admitted, self._guard, limits=limits, counters=counters)
         self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
         self.counters = counters
         """bytes_sent and bytes_received at the socket, messages and copies of gossip, `refused: <reason>`,
-        `contained: <where>`."""
+        `offence: <reason>`, `contained: <where>`."""
         self.incoming = self._gossip.incoming
         """Gossip of others, each message once.  If it is not taken, it is dropped and counted."""
         self.peer_id: bytes = host.get_id().to_base58().encode()
@@ -135,8 +139,28 @@ class Network:
         Raises ValueError for what is not a peer id.
         """
         peers = [_peer(text) for text in peer_ids]
+        self._guard.admit(peers)
         self._gossip.admit(peers)
         self._discovery.admit(peers)
+
+    def blame(self, peer_id: bytes, reason: str) -> None:
+        """For what the peer signed or answered, if `blame.OFFENCES` calls it an offence; enough of them and the peer is
+        cut off and refused for a time."""
+        self._guard.blame(_peer(peer_id), reason)
+
+    def gauges(self) -> dict[str, int]:
+        """What there is now, beside the counters of what has been."""
+        return {
+            "peers": len(self._gossip.reachable()),
+            "connections": self._gate.connection_count,
+            "handshakes": self._gate.handshake_count,
+            "streams": self._gate.stream_count,
+            "inbox_messages": len(self.incoming),
+            "inbox_bytes": self.incoming.bytes,
+            "reply_bytes": self._requests.held_bytes,
+            "refused_peers": len(self._guard.refused_peers()),
+            "refused_addresses": len(self._guard.refused_addresses()),
+        }
 
     def connected(self) -> set[bytes]:
         """Admitted peers that gossip reaches directly."""

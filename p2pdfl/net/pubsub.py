@@ -17,7 +17,7 @@ What still gets lost, the protocol's resync brings back: gossip is a hint (DESIG
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,10 +31,13 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.utils import maybe_consume_signed_record
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX, signature_validator
 
 from p2pdfl.net import adapter
+from p2pdfl.net.guard import Guard
+from p2pdfl.net.inbox import Inbox
 from p2pdfl.net.limits import Limits
 
 RELAYS_FROM_AUTHOR = 1
@@ -56,7 +59,7 @@ class Incoming:
 class Gossip(Pubsub):
     """py-libp2p's Pubsub for its peers' coming and going; what is read, believed and passed on is decided here."""
 
-    def __init__(self, host: BasicHost, topic: str, *, limits: Limits, counters: Counter[str]) -> None:
+    def __init__(self, host: BasicHost, topic: str, guard: Guard, *, limits: Limits, counters: Counter[str]) -> None:
         self.mesh = Mesh(topic)
         super().__init__(
             host,
@@ -73,15 +76,14 @@ class Gossip(Pubsub):
         self.topic = topic
         self.changed = trio.Event()
         """Set, and replaced, whenever `reachable` may have changed."""
+        self._guard = guard
         self._limits = limits
         self._counters = counters
         self._admitted: frozenset[ID] | None = None
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._opening: set[ID] = set()
         self._streams: Counter[ID] = Counter()
-        self._inbox, self.incoming = trio.open_memory_channel[Incoming](limits.incoming_messages_max)
-        self._inbox_sizes: deque[int] = deque()
-        self._inbox_bytes = 0
+        self.incoming = Inbox[Incoming](messages_max=limits.incoming_messages_max, bytes_max=limits.incoming_bytes_max)
 
     # --- what the node asks for ------------------------------------------------------------------------------------
 
@@ -107,7 +109,10 @@ class Gossip(Pubsub):
         message.signature = self.sign_key.sign(PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString())
         self._remember(_message_id(message))
         self._counters["messages_sent"] += 1
-        self._send_copies(message, self.reachable())
+        reachable = self.reachable()
+        for peer in reachable:
+            self._guard.sends_own(peer, len(data))
+        self._send_copies(message, reachable)
         await trio.lowlevel.checkpoint()
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -116,7 +121,7 @@ class Gossip(Pubsub):
         """As shipped, an RPC that does not parse ends the node, and every message in one starts a task."""
         peer = stream.muxed_conn.peer_id
         if self._streams[peer] >= self._limits.gossip_streams_per_peer_max:
-            self._refuse("too many gossip streams")
+            self._refuse("too many gossip streams", peer)
             return await adapter.reset_quietly(stream)
         self._streams[peer] += 1
         try:
@@ -124,7 +129,7 @@ class Gossip(Pubsub):
             while (frame := await frames.next()) is not None:
                 await self._receive_rpc(peer, frame)
         except (DecodeError, _BadFrame):
-            self._refuse("malformed gossip")
+            self._refuse("malformed gossip", peer)
             self._handle_dead_peer(peer)
         finally:
             self._streams[peer] -= 1
@@ -133,11 +138,12 @@ class Gossip(Pubsub):
             await adapter.reset_quietly(stream)
 
     async def _receive_rpc(self, peer: ID, frame: bytes) -> None:
+        if not self._guard.takes_gossip(peer, len(frame)):
+            return self._refuse("gossip over the rate", peer)
         rpc = rpc_pb2.RPC()
         rpc.ParseFromString(frame)
         if rpc.HasField("senderRecord") and not maybe_consume_signed_record(rpc, self.host, peer):
-            self._refuse("bad address record")
-            return
+            return self._refuse("bad address record")
         if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
             for subscription in rpc.subscriptions:
                 self.handle_subscription(peer, subscription)
@@ -145,16 +151,17 @@ class Gossip(Pubsub):
             await self.router.handle_rpc(rpc, peer)
         for message in rpc.publish:
             self._receive(peer, message)
+        return None
 
     def _receive(self, forwarder: ID, message: rpc_pb2.Message) -> None:
         """Cheap checks first; the signature, 0.1 ms, last."""
         self._counters["copies_received"] += 1
         if list(message.topicIDs) != [self.topic]:
-            return self._refuse("other topic")
+            return self._refuse("other topic", forwarder)
         if not 0 < len(message.from_id) <= PEER_ID_BYTES_MAX or len(message.seqno) != 8:
-            return self._refuse("malformed gossip")
+            return self._refuse("malformed gossip", forwarder)
         if len(message.data) > self._limits.message_bytes_max:
-            return self._refuse("message too long")
+            return self._refuse("message too long", forwarder)
         message_id = _message_id(message)
         if message_id in self._seen:
             return None
@@ -163,30 +170,24 @@ class Gossip(Pubsub):
             return self._refuse("own message returned")
         if not self.is_admitted(author):
             return self._refuse("author not admitted")
+        if self._guard.is_refused(author):
+            return self._refuse("author is refused")
+        if author == forwarder and not self._guard.takes_own_message(author):
+            return self._refuse("own gossip over the rate", author)
         if not _is_signed(message):
-            return self._refuse("bad gossip signature")
+            return self._refuse("bad gossip signature", forwarder)
         self._remember(message_id)
         self._counters["messages_received"] += 1
         self._deliver(Incoming(origin=author.to_base58().encode(), data=message.data))
         relays = RELAYS_FROM_AUTHOR if forwarder == author else RELAYS_FROM_RELAY
-        self._send_copies(message, self._next_on_ring(message_id, relays, skip={author, forwarder}))
+        chosen = self._next_on_ring(message_id, relays, skip={author, forwarder})
+        self._pass_on(message, chosen)
         return None
 
     def _deliver(self, message: Incoming) -> None:
         """Never waits: a node that is behind must not hold up the library's reading tasks."""
-        while len(self._inbox_sizes) > self._inbox.statistics().current_buffer_used:
-            self._inbox_bytes -= self._inbox_sizes.popleft()
-        if self._inbox_bytes + len(message.data) > self._limits.incoming_bytes_max:
-            return self._refuse("inbox full")
-        try:
-            self._inbox.send_nowait(message)
-        except trio.WouldBlock:
-            return self._refuse("inbox full")
-        except trio.BrokenResourceError:
-            return self._refuse("inbox closed")
-        self._inbox_sizes.append(len(message.data))
-        self._inbox_bytes += len(message.data)
-        return None
+        if not self.incoming.put(message, author=message.origin, size=len(message.data)):
+            self._refuse("inbox full")
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
@@ -199,14 +200,25 @@ class Gossip(Pubsub):
         # Places after ours in order, then the ring's beginning.
         return sorted(others, key=lambda peer: ((at := place(peer)) < here, at))[:count]
 
+    def _pass_on(self, message: rpc_pb2.Message, peers: Collection[ID]) -> None:
+        within = [peer for peer in peers if self._guard.may_pass_on(peer, len(message.data))]
+        self._counters["refused: more to pass on than a peer takes"] += len(peers) - len(within)
+        self._send_copies(message, within)
+
     def _send_copies(self, message: rpc_pb2.Message, peers: Collection[ID]) -> None:
         rpc = rpc_pb2.RPC(publish=[message])
         for peer in peers:
             queue = self.peer_queues.get(peer)
-            if queue is not None and queue.push(rpc):
+            if queue is not None and self._has_room(queue, len(message.data)) and queue.push(rpc):
                 self._counters["copies_sent"] += 1
             else:
                 self._refuse("peer too slow")
+
+    def _has_room(self, queue: RpcQueue, size: int) -> bool:
+        """In bytes; in messages the queue counts itself."""
+        if len(queue) * self.max_inbound_rpc_size + size <= self._limits.outbound_bytes_max:
+            return True
+        return sum(rpc.ByteSize() for rpc in queue._queue._non_priority) + size <= self._limits.outbound_bytes_max
 
     # --- peers' coming and going -----------------------------------------------------------------------------------
 
@@ -242,8 +254,11 @@ class Gossip(Pubsub):
         if len(self._seen) > self._limits.seen_messages_max:
             self._seen.popitem(last=False)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, peer: ID | None = None) -> None:
+        """peer: whose fault it may be; `blame` knows."""
         self._counters[f"refused: {reason}"] += 1
+        if peer is not None:
+            self._guard.blame(peer, reason)
 
 
 class Mesh(GossipSub):

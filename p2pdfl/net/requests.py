@@ -16,6 +16,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 
 from p2pdfl.net import adapter
+from p2pdfl.net.guard import Guard
 from p2pdfl.net.limits import Limits
 
 Handle = Callable[[bytes, bytes], Awaitable[bytes]]
@@ -35,13 +36,22 @@ class Refused(Exception):
 
 class Requests:
     def __init__(
-        self, host: BasicHost, is_admitted: Callable[[ID], bool], *, limits: Limits, counters: Counter[str]
+        self,
+        host: BasicHost,
+        is_admitted: Callable[[ID], bool],
+        guard: Guard,
+        *,
+        limits: Limits,
+        counters: Counter[str],
     ) -> None:
         self._host = host
+        self._guard = guard
         self._is_admitted = is_admitted
         self._limits = limits
         self._counters = counters
         self._served: Counter[ID] = Counter()
+        self.held_bytes = 0
+        """Of replies that are not sent yet."""
 
     async def request(
         self, peer: ID, protocol: str, request: bytes, *, reply_bytes_max: int, timeout_s: float
@@ -73,15 +83,20 @@ class Requests:
             peer = stream.muxed_conn.peer_id
             reason = self._reason_to_refuse(peer)
             if reason is not None:
-                self._counters[f"refused: {reason}"] += 1
+                self.refuse(peer, reason)
                 return await adapter.reset_quietly(stream)
             self._served[peer] += 1
             try:
                 with trio.fail_after(self._limits.serve_s):
                     request = await _read(stream, request_bytes_max)
-                    await _write(stream, await handle(peer.to_base58().encode(), request))
-                    await stream.close()
+                    await self._reply(stream, peer, await handle(peer.to_base58().encode(), request))
                 self._counters["requests_served"] += 1
+            except _TooLong:
+                self.refuse(peer, "request too long")
+                await adapter.reset_quietly(stream)
+            except _NoRoom:
+                self.refuse(peer, "replies take too much memory")
+                await adapter.reset_quietly(stream)
             except (trio.TooSlowError, IOException, RawConnError, _Broken):
                 self._counters["refused: request broken off"] += 1
                 await adapter.reset_quietly(stream)
@@ -98,6 +113,22 @@ class Requests:
 
         self._host.set_stream_handler(TProtocol(protocol), accept)
 
+    async def _reply(self, stream: INetStream, peer: ID, reply: bytes) -> None:
+        if self.held_bytes > 0 and self.held_bytes + len(reply) > self._limits.served_bytes_max:
+            raise _NoRoom
+        self.held_bytes += len(reply)
+        try:
+            await trio.sleep(self._guard.serve_after_s(peer, len(reply)))
+            await _write(stream, reply)
+            await stream.close()
+        finally:
+            self.held_bytes -= len(reply)
+
+    def refuse(self, peer: ID, reason: str) -> None:
+        """Counts it, and blames the peer if it is a fault."""
+        self._counters[f"refused: {reason}"] += 1
+        self._guard.blame(peer, reason)
+
     def _reason_to_refuse(self, peer: ID) -> str | None:
         if not self._is_admitted(peer):
             return "stranger's request"
@@ -112,6 +143,14 @@ class _Broken(Exception):
     pass
 
 
+class _TooLong(_Broken):
+    pass
+
+
+class _NoRoom(Exception):
+    pass
+
+
 async def _write(stream: INetStream, data: bytes) -> None:
     await stream.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
 
@@ -119,7 +158,7 @@ async def _write(stream: INetStream, data: bytes) -> None:
 async def _read(stream: INetStream, bytes_max: int) -> bytes:
     length = int.from_bytes(await _read_exactly(stream, LENGTH_BYTES), "big")
     if length > bytes_max:
-        raise _Broken("longer than allowed")
+        raise _TooLong("longer than allowed")
     return await _read_exactly(stream, length)
 
 
