@@ -7,6 +7,7 @@ gets one answer and one deadline.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -85,10 +86,11 @@ class Metrics(Collector):
             if separator and kind in kinds:
                 kinds[kind][what] = count
             else:
-                plain[name.replace(" ", "_")] = count
+                plain[re.sub(r"\W", "_", name)] = count
         for kind, label in LABELLED.items():
             yield _labelled(f"p2pdfl_network_{kind}", f"Of the network, {kind}.", label, kinds[kind])
-        yield _labelled("p2pdfl_network", "Of the network: bytes, messages, copies, requests, dials.", "what", plain)
+        for name in sorted(plain)[:LABELS_MAX]:
+            yield CounterMetricFamily(f"p2pdfl_network_{name}", f"Of the network: {name}.", value=plain[name])
         for name, value in self._gauges().items():
             yield GaugeMetricFamily(f"p2pdfl_network_{name}", f"Of the network, now: {name}.", value=value)
 

@@ -44,11 +44,11 @@ Name = TypeVar("Name", bound=Hashable)
 REFUSE_AT = 100.0
 """The score at which somebody is refused."""
 
-GROSS = 25.0
-"""What no honest peer does even once; four within a half-life are refused, one may be a cosmic ray."""
+GROSS = 30.0
+"""What no honest peer does even once: the fourth in quick succession is refused.  One may be a cosmic ray."""
 SMALL = 1.0
 EXCESS = 0.1
-"""One message or stream beyond the rate: a thousand within a half-life are refused."""
+"""One message or stream beyond the rate: the thousandth, or a few more, is refused."""
 
 OFFENCES = MappingProxyType(
     {

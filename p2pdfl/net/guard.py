@@ -79,7 +79,9 @@ class Guard:
         self._counters["peers refused"] += 1
         if not self.is_member(peer):
             for address in self.addresses_of(peer):
-                if self._addresses.add(address, REFUSE_AT / self._limits.bad_strangers_per_address, self._clock()):
+                # the last of so many tips it, though the first have decayed a little
+                weight = REFUSE_AT / (self._limits.bad_strangers_per_address - 0.5)
+                if self._addresses.add(address, weight, self._clock()):
                     self._counters["addresses refused"] += 1
         self.on_refused(peer)
 
