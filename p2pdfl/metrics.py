@@ -29,6 +29,20 @@ LABELS_MAX = 256
 LABELLED = {"refused": "reason", "offence": "reason", "contained": "place"}
 """Counters named `<kind>: <what>`: a metric each, with this label."""
 
+ALWAYS = (
+    "bytes_sent",
+    "bytes_received",
+    "messages_sent",
+    "messages_received",
+    "copies_sent",
+    "copies_received",
+    "requests_sent",
+    "requests_served",
+    "peers_refused",
+    "addresses_refused",
+)
+"""Shown as 0 before they happen; a rate over what is not there is no rate."""
+
 PHASES = ("train", "commit", "reveal", "propose", "close")
 
 
@@ -79,7 +93,7 @@ class Metrics(Collector):
         yield _labelled("p2pdfl_seconds", "Time spent, by activity.", "activity", seconds)
 
     def _collect_network(self) -> Iterator[Metric]:
-        plain: dict[str, int] = {}
+        plain = dict.fromkeys(ALWAYS, 0)
         kinds: dict[str, dict[str, int]] = {kind: {} for kind in LABELLED}
         for name, count in self._counters.items():
             kind, separator, what = name.partition(": ")

@@ -120,10 +120,11 @@ class Guard:
             return True
         return address is None or not self._addresses.is_refused(address, self._clock())
 
-    def takes_gossip(self, forwarder: ID, size: int) -> bool:
-        now_s = self._clock()
-        # both, so that neither is free once the other is used up
-        return all([self._gossip_messages.take(forwarder, 1, now_s), self._gossip_bytes.take(forwarder, size, now_s)])
+    def takes_gossip_bytes(self, forwarder: ID, size: int) -> bool:
+        return self._gossip_bytes.take(forwarder, size, self._clock())
+
+    def takes_gossip_messages(self, forwarder: ID, count: int) -> bool:
+        return self._gossip_messages.take(forwarder, count, self._clock())
 
     def takes_own_message(self, author: ID) -> bool:
         """Of an author who sends it itself."""

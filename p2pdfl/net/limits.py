@@ -29,7 +29,7 @@ class Limits:
     # --- what one peer may send in the long run, and at once (`rates`) ---
     gossip_messages: Rate = Rate(per_s=512, burst=2048)
     gossip_bytes: Rate = Rate(per_s=16 << 20, burst=64 << 20)
-    """RPCs of one peer, its own messages and what it passes on.  The busiest honest one is the only link between two
+    """Of one peer, its own messages and what it passes on.  The busiest honest one is the only link between two
     halves of 64 members: 64 members x 6 messages a round, and 64 bodies of 64 KB or 16 of 1 MB at once."""
     own_messages: Rate = Rate(per_s=64, burst=512)
     """Messages that a peer sends as their author.  A round takes about six, a restart sends them again."""

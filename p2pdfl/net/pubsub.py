@@ -138,10 +138,12 @@ class Gossip(Pubsub):
             await adapter.reset_quietly(stream)
 
     async def _receive_rpc(self, peer: ID, frame: bytes) -> None:
-        if not self._guard.takes_gossip(peer, len(frame)):
+        if not self._guard.takes_gossip_bytes(peer, len(frame)):
             return self._refuse("gossip over the rate", peer)
         rpc = rpc_pb2.RPC()
         rpc.ParseFromString(frame)
+        if not self._guard.takes_gossip_messages(peer, max(1, len(rpc.publish))):
+            return self._refuse("gossip over the rate", peer)
         if rpc.HasField("senderRecord") and not maybe_consume_signed_record(rpc, self.host, peer):
             return self._refuse("bad address record")
         if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:

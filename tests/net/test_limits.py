@@ -168,6 +168,12 @@ async def flood_with_gossip(attacker: Stranger, victim: Network) -> None:
         await stream.write(frame(signed("stranger", number)))
 
 
+async def flood_with_messages_in_one_frame(attacker: Stranger, victim: Network) -> None:
+    stream = await attacker.open(victim, GOSSIP)
+    for _ in range(2000):
+        await stream.write(frame(*[signed("stranger", 0)] * 200))
+
+
 async def flood_with_empty_frames(attacker: Stranger, victim: Network) -> None:
     stream = await attacker.open(victim, GOSSIP)
     while True:
@@ -198,6 +204,7 @@ async def flood_with_gossip_streams(attacker: Stranger, victim: Network) -> None
     "flood",
     [
         flood_with_gossip,
+        flood_with_messages_in_one_frame,
         flood_with_empty_frames,
         flood_with_streams,
         flood_with_requests,
@@ -212,8 +219,9 @@ async def test_a_flood_is_cut_off_while_others_are_served(
     served = 0
     async with networks(2, limits=limits) as (victim, friend), stranger() as attacker:
         victim.serve(ECHO, echo, request_bytes_max=100)
-        victim.admit([friend.peer_id])
-        friend.admit([victim.peer_id])
+        members = [victim.peer_id, friend.peer_id, attacker.id.to_base58().encode()]
+        victim.admit(members)
+        friend.admit(members)
         before = victim.gauges()
 
         async def attack() -> None:
