@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -20,14 +21,15 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
 from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 from libp2p.utils.varint import encode_varint_prefixed
+from multiaddr import Multiaddr
 
 from p2pdfl.net import Limits, Network, Refused, Unreachable, adapter
 from p2pdfl.net.blame import GROSS, REFUSE_AT
 from p2pdfl.net.blobs import PROTOCOL as BLOB
 from p2pdfl.net.guard import group
-from p2pdfl.net.rates import Rate
+from p2pdfl.net.rates import Buckets, Rate
 
-from .loopback import GOSSIP, TOPIC, Stranger, assert_works, network, networks, peer_of, seed, stranger
+from .loopback import GOSSIP, LOOPBACK, TOPIC, Stranger, assert_works, network, networks, peer_of, seed, stranger
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -334,6 +336,60 @@ async def test_connections_that_say_nothing_make_room_for_those_that_do() -> Non
         await until(lambda: victim.gauges()["handshakes"] == 0)
 
 
+async def open_silent(attacker: Stranger, victim: Network, count: int) -> None:
+    """Streams that agree on nothing."""
+    connection = adapter.swarm_of(attacker.host).connections[peer_of(victim)][0]
+    for _ in range(count):
+        await connection.new_stream()
+
+
+async def test_one_peer_negotiates_only_so_many_streams_at_once() -> None:
+    limits = Limits(negotiations_per_peer_max=4)
+    async with networks(2, limits=limits) as (victim, friend), stranger() as attacker:
+        assert await attacker.dial(victim)
+        await open_silent(attacker, victim, 6)
+        await until(lambda: victim.counters["refused: too many streams of a peer"] == 2)
+        assert len(victim._gate._streams[attacker.id]) == 4
+        await assert_works(victim, friend)
+
+
+async def test_one_peer_has_only_so_many_streams() -> None:
+    few = {"streams_per_peer_max": 5, "served_streams_per_peer_max": 5, "negotiations_per_peer_max": 5}
+    async with networks(2, limits=Limits(**few)) as (victim, friend), stranger() as attacker:
+        victim.serve(ECHO, echo, request_bytes_max=10)
+        assert await attacker.dial(victim)
+        for protocol in (GOSSIP, GOSSIP, ECHO, ECHO, ECHO):
+            await attacker.open(victim, protocol)
+        await until(lambda: all(stream.get_protocol() for stream in victim._gate._streams[attacker.id]))
+        await open_silent(attacker, victim, 2)
+        await until(lambda: victim.counters["refused: too many streams of a peer"] == 2)
+        await assert_works(victim, friend)
+
+
+async def test_all_peers_have_only_so_many_streams_and_none_is_blamed_for_the_others() -> None:
+    async with networks(2) as (victim, friend), stranger() as attacker, stranger("late") as late:
+        victim._gate._limits = replace(
+            victim._gate._limits, streams_max=victim.gauges()["streams"] + 32, streams_per_peer_max=32
+        )
+        assert await attacker.dial(victim)
+        assert await late.dial(victim)
+        await open_silent(attacker, victim, 32)
+        await until(lambda: len(victim._gate._streams[attacker.id]) == 32)
+        await open_silent(late, victim, 1)
+        await until(lambda: victim.counters["refused: too many streams"] == 1)
+        assert victim._guard._peers.score(late.id, trio.current_time()) == 0
+        await assert_works(victim, friend)
+
+
+async def test_one_peer_opens_streams_at_a_rate() -> None:
+    async with networks(2) as (victim, friend), stranger() as attacker:
+        victim._guard._streams = Buckets[ID](Rate(per_s=0.001, burst=5), names_max=10)
+        assert await attacker.dial(victim)
+        await open_silent(attacker, victim, 7)
+        await until(lambda: victim.counters["refused: streams over the rate"] == 2)
+        await assert_works(victim, friend)
+
+
 async def test_new_connections_of_an_address_come_at_a_rate() -> None:
     limits = Limits(handshakes=Rate(per_s=0.001, burst=3))
     async with network("victim", limits=limits) as victim:
@@ -344,9 +400,10 @@ async def test_new_connections_of_an_address_come_at_a_rate() -> None:
 
 
 async def test_a_peer_that_does_not_read_is_cut_off_all_the_same() -> None:
-    """As shipped, closing its connection waits for it to read."""
+    """As shipped, closing a connection that one dialled waits for the other side to read."""
     async with networks(2) as (victim, friend), stranger() as deaf:
-        assert await deaf.dial(victim)
+        addresses = await adapter.listen(deaf.host, [Multiaddr(LOOPBACK)])
+        assert await adapter.dial(victim._host, deaf.id, addresses, timeout_s=5)
         connection = adapter.swarm_of(victim._host).connections[deaf.id][0]
         socket = adapter.swarm_of(deaf.host).connections[peer_of(victim)][0].muxed_conn.secured_conn.conn
         async with socket.read_writer.read_write_closer.stream.read_lock:  # deaf from here on
@@ -363,7 +420,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_all_the_same() -> None:
                 await trio.testing.wait_all_tasks_blocked(0.1)
                 for _ in range(GROSS_COUNT):
                     victim.blame(deaf.id.to_base58().encode(), "bad gossip signature")
-                await until(lambda: not is_connected(victim, deaf.id), limit_s=3)
+                await until(lambda: deaf.id not in adapter.swarm_of(victim._host).connections, limit_s=3)
         await assert_works(victim, friend)
 
 
