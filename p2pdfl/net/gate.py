@@ -1,7 +1,7 @@
 """Where the guard's word counts: at new connections, before and after the handshake, and at new streams.
 
 py-libp2p's own limits know neither whose a stream is nor who sits behind an address: as shipped, one peer may open all
-10,000 streams of a node, half of its connections never have to say who they are, and all 300 may be strangers'.
+10,000 streams of a node, after which everybody waits for one, and a closed connection may come back at once.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ class Gate:
         self._guard = guard
         self._limits = limits
         self._counters = counters
-        self._shaking: dict[str, dict[ReadWriteCloser, None]] = {}
-        """Address -> its connections that have not proven yet whose they are, oldest first."""
         self._adding: Counter[ID] = Counter()
         self._streams: dict[ID, set[INetStream]] = {}
         self._accept = self._swarm._handle_inbound_connection
@@ -60,10 +58,6 @@ class Gate:
         """Opened by peers."""
         return sum(map(len, self._streams.values()))
 
-    @property
-    def handshake_count(self) -> int:
-        return sum(map(len, self._shaking.values()))
-
     # --- connections -----------------------------------------------------------------------------------------------
 
     async def _accept_gated(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
@@ -71,52 +65,21 @@ class Gate:
         if not self._guard.may_shake_hands(source):
             self._counters["refused: connections over the rate"] += 1
             return await _close_quietly(stream)
-        self._make_room(source)
-        self._shaking.setdefault(source, {})[stream] = None
-        try:
-            # the library stays in here until the connection ends; the handshake is over in `_add_gated`
-            await self._accept(stream, maddr)
-        finally:
-            self._shaken(stream, source)
-        return None
-
-    def _make_room(self, source: str) -> None:
-        """ATTACK: connections that say nothing.  The oldest goes: an honest handshake takes a few round trips, and is
-        done before as many others have come after it."""
-        if len(self._shaking.get(source, ())) >= self._limits.handshakes_per_address_max:
-            crowd = source
-        elif self.handshake_count >= self._limits.handshakes_max:
-            crowd = max(self._shaking, key=lambda source: len(self._shaking[source]))
-        else:
-            return
-        oldest = next(iter(self._shaking[crowd]))
-        self._shaken(oldest, crowd)
-        self._counters["refused: handshake took too long"] += 1
-        self._swarm.manager.run_task(_close_quietly, oldest)
-
-    def _shaken(self, stream: ReadWriteCloser, source: str) -> None:
-        """Any number of times."""
-        held = self._shaking.get(source, {})
-        held.pop(stream, None)
-        if not held:
-            self._shaking.pop(source, None)
+        return await self._accept(stream, maddr)
 
     async def _add_gated(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
-        muxed, peer, socket = muxed_conn, muxed_conn.peer_id, _socket_stream(muxed_conn)
-        source = _source(socket)
-        if socket is not None:
-            self._shaken(socket, source)
-        reason = self._reason_to_refuse_connection(peer, source)
+        peer = muxed_conn.peer_id
+        reason = self._reason_to_refuse_connection(peer, _source(_socket_stream(muxed_conn)))
         if reason is not None:
             self._counters[f"refused: {reason}"] += 1
-            scope = getattr(muxed, "_resource_scope", None)
+            scope = getattr(muxed_conn, "_resource_scope", None)
             if scope is not None:
                 scope.close()
-            await _cut(muxed, muxed.close)
+            await _cut(muxed_conn, muxed_conn.close)
             raise SwarmException(reason)
         self._adding[peer] += 1
         try:
-            connection = await self._add(muxed, direction)
+            connection = await self._add(muxed_conn, direction)
         finally:
             self._adding[peer] -= 1
             if not self._adding[peer]:
@@ -132,14 +95,6 @@ class Gate:
         held = len(self._swarm.connections.get(peer, ()))
         if held + self._adding[peer] >= self._limits.connections_per_peer_max:
             return "too many connections of a peer"
-        if self._guard.knows_members() and not self._guard.is_member(peer):
-            strangers = sum(
-                len(connections)
-                for other, connections in self._swarm.connections.items()
-                if not self._guard.is_member(other)
-            )
-            if strangers >= self._limits.strangers_max:
-                return "too many strangers"
         return None
 
     async def _dial_gated(self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None) -> INetConn:

@@ -65,6 +65,9 @@ class Guard:
     def admit(self, members: Collection[ID]) -> None:
         self._members = frozenset(members)
         self._peers.keep(self._members)
+        for peer in self._members:
+            for address in self.addresses_of(peer):
+                self._remember_member_address(address)
 
     # --- offences --------------------------------------------------------------------------------------------------
 
@@ -90,9 +93,6 @@ class Guard:
 
     def is_member(self, peer: ID) -> bool:
         return self._members is not None and peer in self._members
-
-    def knows_members(self) -> bool:
-        return self._members is not None
 
     def refused_peers(self) -> list[ID]:
         return self._peers.refused(self._clock())

@@ -153,7 +153,6 @@ class Network:
         return {
             "peers": len(self._gossip.reachable()),
             "connections": self._gate.connection_count,
-            "handshakes": self._gate.handshake_count,
             "streams": self._gate.stream_count,
             "inbox_messages": len(self.incoming),
             "inbox_bytes": self.incoming.bytes,

@@ -19,8 +19,7 @@ class Limits:
     """Gossip that waits for the node to take it.  Beyond either bound, or its author's share (`inbox`), a message is
     dropped; resync brings it back."""
     outbound_messages_max: int = 256
-    outbound_bytes_max: int = 32 << 20
-    """Gossip queued for one slow peer, together."""
+    """Gossip queued for one slow peer."""
     seen_messages_max: int = 1 << 16
     """Message ids remembered: at 32 members and 10 messages a second each, 200 s."""
     gossip_streams_per_peer_max: int = 4
@@ -44,13 +43,8 @@ class Limits:
     """The same from an address that is refused: a member may be behind it, and shows only in the handshake."""
 
     # --- what may be open at once ---
-    handshakes_per_address_max: int = 64
-    handshakes_max: int = 128
-    """Connections under way, not yet proven to be somebody's."""
     connections_per_peer_max: int = 4
     """An honest peer has one, two where both dialled at once, and as many more as died unnoticed."""
-    strangers_max: int = 100
-    """Connections of peers that are not members, once the members are known."""
     streams_per_peer_max: int = 64
     negotiations_per_peer_max: int = 32
     """Of these, such as have not agreed on a protocol yet."""
@@ -103,13 +97,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         assert self.message_bytes_max <= self.incoming_bytes_max
-        assert self.message_bytes_max <= self.outbound_bytes_max
         # an honest peer passes on half of what it may send: also that has room for the longest message
         assert self.message_bytes_max < PASS_ON * self.gossip_bytes.burst
         assert self.negotiations_per_peer_max <= self.streams_per_peer_max <= self.streams_max
         assert self.served_streams_per_peer_max <= self.streams_per_peer_max
         assert self.gossip_streams_per_peer_max <= self.streams_per_peer_max
-        assert self.handshakes_per_address_max <= self.handshakes_max
         assert self.refuse_s <= self.refuse_s_max
         assert self.served_streams_per_peer_max <= self.served_streams_max
         assert self.redial_s <= self.redial_s_max

@@ -31,7 +31,6 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.utils import maybe_consume_signed_record
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX, signature_validator
 
@@ -211,16 +210,10 @@ class Gossip(Pubsub):
         rpc = rpc_pb2.RPC(publish=[message])
         for peer in peers:
             queue = self.peer_queues.get(peer)
-            if queue is not None and self._has_room(queue, len(message.data)) and queue.push(rpc):
+            if queue is not None and queue.push(rpc):
                 self._counters["copies_sent"] += 1
             else:
                 self._refuse("peer too slow")
-
-    def _has_room(self, queue: RpcQueue, size: int) -> bool:
-        """In bytes; in messages the queue counts itself."""
-        if len(queue) * self.max_inbound_rpc_size + size <= self._limits.outbound_bytes_max:
-            return True
-        return sum(rpc.ByteSize() for rpc in queue._queue._non_priority) + size <= self._limits.outbound_bytes_max
 
     # --- peers' coming and going -----------------------------------------------------------------------------------
 

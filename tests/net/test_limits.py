@@ -11,7 +11,6 @@ from hashlib import sha256
 import pytest
 import trio
 import trio.testing
-from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
@@ -302,40 +301,6 @@ async def test_one_peer_has_only_so_many_connections() -> None:
         await assert_works(victim, friend)
 
 
-async def test_strangers_leave_room_for_members() -> None:
-    limits = Limits(strangers_max=2)
-    async with (
-        networks(2, limits=limits) as (victim, friend),
-        stranger("a") as a,
-        stranger("b") as b,
-        stranger("c") as c,
-    ):
-        victim.admit([friend.peer_id])
-        assert await a.dial(victim)
-        assert await b.dial(victim)
-        with suppress(*GONE):
-            await c.dial(victim)
-        await until(lambda: victim.counters["refused: too many strangers"] == 1)
-        async with network("peer 9", victim.addresses, limits=limits) as member:
-            victim.admit([friend.peer_id, member.peer_id])
-            with trio.fail_after(5):
-                await member.wait_connected(1)
-
-
-async def test_connections_that_say_nothing_make_room_for_those_that_do() -> None:
-    limits = Limits(handshakes_per_address_max=8, handshakes_max=8)
-    async with networks(2, limits=limits) as (victim, friend), stranger() as visitor:
-        port = int(victim.addresses[0].split("/")[4])
-        halves = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(20)]
-        await until(lambda: victim.counters["refused: handshake took too long"] >= 12)
-        assert victim.gauges()["handshakes"] <= 8
-        assert await visitor.dial(victim)
-        await assert_works(victim, friend)
-        for half in halves:
-            await half.aclose()
-        await until(lambda: victim.gauges()["handshakes"] == 0)
-
-
 async def open_silent(attacker: Stranger, victim: Network, count: int) -> None:
     """Streams that agree on nothing."""
     connection = adapter.swarm_of(attacker.host).connections[peer_of(victim)][0]
@@ -478,29 +443,6 @@ async def test_a_holder_that_lies_is_blamed_and_one_that_has_nothing_is_not() ->
             assert await one.fetch(digest, [liar.peer_id, empty.peer_id], bytes_max=100) is None
         assert one._guard.is_refused(peer_of(liar))
         assert not one._guard.is_refused(peer_of(empty))
-
-
-async def test_gossip_for_a_peer_that_is_behind_is_bounded_in_bytes() -> None:
-    limits = Limits(message_bytes_max=100_000, outbound_bytes_max=300_000)
-
-    async def read_nothing(stream: INetStream) -> None:
-        await trio.sleep_forever()
-
-    async with networks(2, limits=limits) as (victim, friend), stranger() as deaf:
-        deaf.host.set_stream_handler(adapter.TProtocol(GOSSIP), read_nothing)
-        assert await deaf.dial(victim)
-        stream = await deaf.open(victim, GOSSIP)
-        subscribe = rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=TOPIC)])
-        await stream.write(encode_varint_prefixed(subscribe.SerializeToString()))
-        with trio.fail_after(5):
-            await victim.wait_connected(2)
-        for _ in range(20):
-            await victim.publish(bytes(100_000))
-            with trio.fail_after(5):
-                await friend.incoming.receive()
-        queued = victim._gossip.peer_queues[deaf.id]._queue._non_priority
-        assert 0 < sum(rpc.ByteSize() for rpc in queued) <= 300_000 + 1000
-        assert victim.counters["refused: peer too slow"] > 0
 
 
 async def test_a_peer_passes_on_no_more_than_half_of_what_the_next_takes() -> None:
