@@ -14,8 +14,8 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from p2pdfl.duties import Duties
 from p2pdfl.journal import Journal, Value
 from p2pdfl.keyfile import KeyFileError, load_or_create
 from p2pdfl.learning.learner import Learner, StateError, check_reference
+from p2pdfl.metrics import Metrics, served
 from p2pdfl.net.host import Network, NetworkFailed, open_network
 from p2pdfl.net.limits import Limits
 from p2pdfl.node import Machine, Node, NodeResult, admit
@@ -93,6 +94,8 @@ class Options:
     linger_s: float
     followers_max: int
     byzantine: Deviation | None
+    metrics: tuple[str, int] | None = None
+    """Host and port to serve Prometheus on."""
 
 
 def live(options: Options) -> int:
@@ -148,6 +151,7 @@ async def _until_stopped(options: Options) -> int:
 class _Peer:
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._metrics: Metrics | None = None
         self.is_done = False
 
     async def live(self) -> None:
@@ -167,7 +171,7 @@ class _Peer:
             (options.home / STORE_LOST).touch()
         keys = load_or_create(options.home / "key", secrets.token_bytes)
         store_type = ForgetfulStore if options.byzantine else Store
-        with store_type(store_path) as store, Journal(options.home / "events.jsonl", _tell) as journal:
+        with store_type(store_path) as store, Journal(options.home / "events.jsonl", self._tell) as journal:
             signed = _signed(store, file.task, options.home)
             self._say(f"computing the task's reference replay ({file.task.name})")
             learner = await threads.run(Learner, file.task)
@@ -186,15 +190,18 @@ class _Peer:
     ) -> None:
         options, task_id = self._options, task.task_id()
         bodies: list[Callable[[Digest], bytes | None]] = []
-        async with open_network(
-            key_seed=keys.peer_secret,
-            listen=options.listen,
-            bootstrap=options.bootstrap,
-            topic=f"/p2pdfl/1/{task_id.hex()}",
-            blob_source=lambda digest: bodies[0](digest) if bodies else None,
-            limits=Limits(followers_max=options.followers_max),
-            remembered=options.home / PEERS,
-        ) as network:
+        async with (
+            open_network(
+                key_seed=keys.peer_secret,
+                listen=options.listen,
+                bootstrap=options.bootstrap,
+                topic=f"/p2pdfl/1/{task_id.hex()}",
+                blob_source=lambda digest: bodies[0](digest) if bodies else None,
+                limits=Limits(followers_max=options.followers_max),
+                remembered=options.home / PEERS,
+            ) as network,
+            self._measured(network, task, journal),
+        ):
             self._announce(network, keys, journal)
             chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
             try:
@@ -236,6 +243,27 @@ class _Peer:
                 )
             finally:
                 chain.close()
+
+    @asynccontextmanager
+    async def _measured(self, network: Network, task: Task, journal: Journal) -> AsyncIterator[None]:
+        if self._options.metrics is None:
+            yield
+            return
+        host, port = self._options.metrics
+        self._metrics = Metrics(
+            info={"name": self._options.name, "peer_id": network.peer_id.decode(), "task": task.task_id().hex()},
+            counters=network.counters,
+            gauges=network.gauges,
+            journal=journal,
+        )
+        async with served(self._metrics, host, port) as bound:
+            self._say(f"metrics at http://{f'[{host}]' if ':' in host else host}:{bound}/metrics")
+            yield
+
+    def _tell(self, event: str, fields: Mapping[str, Value]) -> None:
+        _tell(event, fields)
+        if self._metrics is not None:
+            self._metrics.hear(event, fields)
 
     def _announce(self, network: Network, keys: Keys, journal: Journal) -> None:
         address = "0x" + keys.address.hex()

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 linger_s=parsed.linger,
                 followers_max=parsed.followers,
                 byzantine=parsed.byzantine,
+                metrics=parsed.metrics,
             )
         )
     except runtime.BrokenInstall as error:
@@ -94,6 +95,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "(default: none)",
     )
     parser.add_argument(
+        "--metrics",
+        type=_metrics_address,
+        metavar="[HOST:]PORT",
+        help="serve counters for Prometheus there (default: nowhere; the host, if left out, is 127.0.0.1)",
+    )
+    parser.add_argument(
         "--byzantine",
         type=_deviation,
         metavar="BEHAVIOUR:FROM_ROUND[:FACTOR]",
@@ -129,6 +136,13 @@ def _listen_address(text: str) -> str:
     if protocols not in (["ip4", "tcp"], ["ip6", "tcp"]):
         raise argparse.ArgumentTypeError(f"{text!r} is not an address with a TCP port, {example}")
     return text
+
+
+def _metrics_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16) or (":" in host and not host.startswith("[")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port or host:port, as 9100 or [::1]:9100")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _bootstrap_address(text: str) -> str:

@@ -42,6 +42,7 @@ class Updates:
         """Inline gossip."""
         if len(update) > params.UPDATE_INLINE_BYTES_MAX:
             self.journal.refused["update is too long"] += 1
+            self.network.blame(origin, "update is too long")
             return
         self.take(update, origin)
 

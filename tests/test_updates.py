@@ -24,7 +24,7 @@ from p2pdfl.updates import Updates
 pytestmark = pytest.mark.net
 
 AUTHOR = keys_of("ada").address
-ORIGIN = b"ada's peer id"
+ORIGIN = b"12D3KooWCurTTa5np66RyZEinvc9EG7QLjJxww6dtrjg5DYsasUp"
 
 
 class Scene:

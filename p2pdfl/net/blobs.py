@@ -154,7 +154,7 @@ class _Attempt:
 
     def _blame(self, holder: ID, reason: str) -> None:
         """Only what no honest holder does, whatever the path is like, comes here.  It is done with this blob."""
-        self._counters[f"refused: {reason}"] += 1
+        self._blobs._requests.refuse(holder, reason)
         self._open[holder].cancel()
 
     async def _wait_changed(self, until_s: float) -> None:

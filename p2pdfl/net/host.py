@@ -23,6 +23,8 @@ from p2pdfl.net import adapter
 from p2pdfl.net.blobs import Blobs, BlobSource
 from p2pdfl.net.discovery import Discovery, bootstrap_peer
 from p2pdfl.net.followers import Followers
+from p2pdfl.net.gate import Gate
+from p2pdfl.net.guard import Guard
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
 from p2pdfl.net.remembered import Remembered
@@ -218,14 +220,21 @@ class Network:
         self._limits = limits
         self._admitted: list[ID] | None = None
         self._followers = Followers(limits)
-        self._gossip = Gossip(host, topic, self._followers, entropy=entropy, limits=limits, counters=counters)
-        self._requests = Requests(
-            host, lambda peer: self._gossip.is_admitted(peer), self._followers, limits=limits, counters=counters
-        )
-        self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
+        self._guard = Guard(limits=limits, counters=counters)
+        self._gate = Gate(host, self._guard, limits=limits, counters=counters)
         self.counters = counters
         """bytes_sent and bytes_received at the socket, messages and copies of gossip, `refused: <reason>`,
-        `contained: <where>`."""
+        `offence: <reason>`, `contained: <where>`."""
+        self._gossip = self._create_gossip()
+        self._requests = Requests(
+            host,
+            lambda peer: self._gossip.is_admitted(peer),
+            self._followers,
+            self._guard,
+            limits=limits,
+            counters=counters,
+        )
+        self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
         self.incoming = self._gossip.incoming
         """Gossip of others, each message once.  If it is not taken, it is dropped and counted."""
         self.peer_id: bytes = host.get_id().to_base58().encode()
@@ -241,6 +250,7 @@ class Network:
         Raises ValueError for what is not a peer id.
         """
         self._admitted = peers = [_peer(text) for text in peer_ids]
+        self._guard.admit(peers)
         self._gossip.admit(peers)
         self._discovery.admit(peers)
 
@@ -250,6 +260,24 @@ class Network:
         Raises ValueError with an address that it cannot read.
         """
         self._discovery.dial(bootstrap_peer(address))
+
+    def blame(self, peer_id: bytes, reason: str) -> None:
+        """For what the peer signed or answered, if `blame.OFFENCES` calls it an offence; enough of them and the peer is
+        cut off and refused for a time."""
+        self._guard.blame(_peer(peer_id), reason)
+
+    def gauges(self) -> dict[str, int]:
+        """What there is now, beside the counters of what has been."""
+        return {
+            "peers": len(self._gossip.reachable()),
+            "connections": self._gate.connection_count,
+            "streams": self._gate.stream_count,
+            "inbox_messages": len(self.incoming),
+            "inbox_bytes": self.incoming.bytes,
+            "reply_bytes": self._requests.held_bytes,
+            "refused_peers": len(self._guard.refused_peers()),
+            "refused_addresses": len(self._guard.refused_addresses()),
+        }
 
     def connected(self) -> set[bytes]:
         """Admitted peers that gossip reaches directly."""
@@ -280,18 +308,23 @@ class Network:
         """The blob with this sha256, from the first holder that has it; None if none has."""
         return await self._blobs.fetch(digest, [_peer(text) for text in holders], bytes_max=bytes_max)
 
-    def _move_to(self, host: BasicHost) -> None:
-        """A new host takes over; what the node holds of this object stays valid."""
-        before = self._gossip
-        self._host = host
-        self._gossip = Gossip(
-            host,
+    def _create_gossip(self) -> Gossip:
+        return Gossip(
+            self._host,
             self._topic,
             self._followers,
+            self._guard,
             entropy=self._entropy,
             limits=self._limits,
             counters=self.counters,
         )
+
+    def _move_to(self, host: BasicHost) -> None:
+        """A new host takes over; what the node holds of this object stays valid."""
+        before = self._gossip
+        self._host = host
+        self._gate = Gate(host, self._guard, limits=self._limits, counters=self.counters)
+        self._gossip = self._create_gossip()
         self._gossip.carry_on(before)
         self._requests.move_to(host)
         before.announce_change()

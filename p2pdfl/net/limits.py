@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pdfl import params
+from p2pdfl.net.rates import PASS_ON, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class Limits:
     """One gossip message."""
     incoming_messages_max: int = 1024
     incoming_bytes_max: int = 64 << 20
-    """Gossip that waits for the node to take it.  Beyond either bound a message is dropped; resync brings it back."""
+    """Gossip that waits for the node to take it.  Beyond either bound, or its author's share (`inbox`), a message is
+    dropped; resync brings it back."""
     outbound_messages_max: int = 256
     """Gossip queued for one slow peer."""
     seen_messages_max: int = 1 << 16
@@ -57,6 +59,43 @@ class Limits:
     gossip_streams_per_peer_max: int = 4
     """An honest peer has one, for a moment two while it reconnects."""
 
+    # --- what one peer may send in the long run, and at once (`rates`) ---
+    gossip_messages: Rate = Rate(per_s=512, burst=2048)
+    gossip_bytes: Rate = Rate(per_s=16 << 20, burst=64 << 20)
+    """Of one peer, its own messages and what it passes on.  The busiest honest one is the only link between two
+    halves of 64 members: 64 members x 6 messages a round, and 64 bodies of 64 KB or 16 of 1 MB at once."""
+    own_messages: Rate = Rate(per_s=64, burst=512)
+    """Messages that a peer sends as their author.  A round takes about six, a restart sends them again."""
+    streams: Rate = Rate(per_s=256, burst=1024)
+    """New streams of one peer, and so its requests: pulling 64 KB a stream, that is 16 MB/s."""
+    served_bytes: Rate = Rate(per_s=32 << 20, burst=256 << 20)
+    """Replies to one peer; beyond it they wait."""
+    handshakes: Rate = Rate(per_s=16, burst=256)
+    """New connections from one IP address that no member is known at; each costs 10 ms of CPU.  64 peers of one machine
+    may start at once."""
+    handshakes_of_refused: Rate = Rate(per_s=0.5, burst=4)
+    """The same from an address that is refused: a member may be behind it, and shows only in the handshake."""
+
+    # --- what may be open at once ---
+    streams_per_peer_max: int = 64
+    negotiations_per_peer_max: int = 32
+    """Of these, such as have not agreed on a protocol yet."""
+    streams_max: int = 2048
+    """Opened by peers; py-libp2p stops at 10,000 and then keeps everybody waiting."""
+
+    # --- blame (`blame`) ---
+    offence_half_life_s: float = 120.0
+    refuse_s: float = 30.0
+    refuse_s_max: float = 600.0
+    """A refusal starts at refuse_s and doubles for who is refused again, up to refuse_s_max."""
+    forgive_s: float = 3600.0
+    """Since a refusal ended: the next one starts at refuse_s again."""
+    tracked_peers_max: int = 4096
+    """Peers besides the members whose offences are remembered, and as many addresses."""
+    bad_strangers_per_address: int = 8
+    """So many strangers refused within bad_strangers_half_life_s, about, and their IP address is refused."""
+    bad_strangers_half_life_s: float = 600.0
+
     served_streams_per_peer_max: int = 16
     served_streams_max: int = 256
     followers_max: int = 0
@@ -66,6 +105,8 @@ class Limits:
     Beyond it, it misses messages."""
     follower_pause_s: float = 0.25
     """Between two requests of one follower; an answer from the disk may be 4 MB long."""
+    served_bytes_max: int = 1 << 30
+    """Replies held in memory until they are sent.  One alone may have any length."""
     serve_s: float = 60.0
     """From the acceptance of a request's stream to the last byte of the reply."""
 
@@ -152,6 +193,12 @@ class Limits:
         assert self.message_bytes_max <= self.recent_bytes_max
         # Who is told last and waits for the author before it asks is still served.
         assert self.recent_s / 2 > self.late_s + 1.5 * self.beat_s
+        # an honest peer passes on half of what it may send: also that has room for the longest message
+        assert self.message_bytes_max < PASS_ON * self.gossip_bytes.burst
+        assert self.negotiations_per_peer_max <= self.streams_per_peer_max <= self.streams_max
+        assert self.served_streams_per_peer_max <= self.streams_per_peer_max
+        assert self.gossip_streams_per_peer_max <= self.streams_per_peer_max
+        assert self.refuse_s <= self.refuse_s_max
         assert self.served_streams_per_peer_max <= self.served_streams_max
         assert self.redial_s <= self.redial_s_max
         assert 2 * self.look_s <= self.ping_s

@@ -17,7 +17,7 @@ What still gets lost, the protocol's resync brings back: gossip is a hint (DESIG
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,6 +43,8 @@ from p2pdfl.net import adapter
 from p2pdfl.net.announcements import SEQNO_BYTES, Held, MessageId, NotServed, Wanted, draw
 from p2pdfl.net.followers import Followers
 from p2pdfl.net.gaps import Gaps
+from p2pdfl.net.guard import Guard
+from p2pdfl.net.inbox import Inbox
 from p2pdfl.net.limits import Limits
 from p2pdfl.types import Entropy
 
@@ -77,6 +79,7 @@ class Gossip(Pubsub):
         host: BasicHost,
         topic: str,
         followers: Followers,
+        guard: Guard,
         *,
         entropy: Entropy,
         limits: Limits,
@@ -99,6 +102,7 @@ class Gossip(Pubsub):
         self.changed = trio.Event()
         """Set, and replaced, whenever `reachable` may have changed."""
         self._followers = followers
+        self._guard = guard
         self._limits = limits
         self._counters = counters
         self._admitted: frozenset[ID] | None = None
@@ -113,15 +117,12 @@ class Gossip(Pubsub):
         self._outbound_bytes: Counter[ID] = Counter()
         self._opening: set[ID] = set()
         self._streams: Counter[ID] = Counter()
-        self._inbox, self.incoming = trio.open_memory_channel[Incoming](limits.incoming_messages_max)
-        self._inbox_sizes: deque[int] = deque()
-        self._inbox_bytes = 0
+        self.incoming = Inbox[Incoming](messages_max=limits.incoming_messages_max, bytes_max=limits.incoming_bytes_max)
 
     def carry_on(self, before: Gossip) -> None:
         """What must outlive a restart of the library: the inbox, messages seen and held, who is admitted."""
         self._admitted, self._seen, self._held = before._admitted, before._seen, before._held
-        self._inbox, self.incoming = before._inbox, before.incoming
-        self._inbox_sizes, self._inbox_bytes = before._inbox_sizes, before._inbox_bytes
+        self.incoming = before.incoming
         self._something_to_do.set()
 
     # --- what the node asks for ------------------------------------------------------------------------------------
@@ -150,6 +151,8 @@ class Gossip(Pubsub):
         self._remember(message_id)
         self._counters["messages_sent"] += 1
         peers = self.reachable()
+        for peer in peers:
+            self._guard.sends_own(peer, len(data))
         self._send_copies(message, peers)
         self._hold(message_id, message, peers)
         self._show_followers(message)
@@ -161,7 +164,7 @@ class Gossip(Pubsub):
         """As shipped, an RPC that does not parse ends the node, and every message in one starts a task."""
         peer = stream.muxed_conn.peer_id
         if self._streams[peer] >= self._limits.gossip_streams_per_peer_max:
-            self._refuse("too many gossip streams")
+            self._refuse("too many gossip streams", peer)
             return await adapter.reset_quietly(stream)
         self._streams[peer] += 1
         try:
@@ -169,7 +172,7 @@ class Gossip(Pubsub):
             while (frame := await frames.next()) is not None:
                 await self._receive_rpc(peer, frame)
         except (DecodeError, _BadFrame):
-            self._refuse("malformed gossip")
+            self._refuse("malformed gossip", peer)
             self._handle_dead_peer(peer)
         finally:
             self._streams[peer] -= 1
@@ -180,11 +183,14 @@ class Gossip(Pubsub):
             await adapter.reset_quietly(stream)
 
     async def _receive_rpc(self, peer: ID, frame: bytes) -> None:
+        if not self._guard.takes_gossip_bytes(peer, len(frame)):
+            return self._refuse("gossip over the rate", peer)
         rpc = rpc_pb2.RPC()
         rpc.ParseFromString(frame)
+        if not self._guard.takes_gossip_messages(peer, max(1, len(rpc.publish))):
+            return self._refuse("gossip over the rate", peer)
         if rpc.HasField("senderRecord") and not maybe_consume_signed_record(rpc, self.host, peer):
-            self._refuse("bad address record")
-            return
+            return self._refuse("bad address record")
         if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
             for subscription in rpc.subscriptions:
                 self.handle_subscription(peer, subscription)
@@ -195,16 +201,17 @@ class Gossip(Pubsub):
         if rpc.HasField("control"):
             await self.router.handle_rpc(rpc, peer)
             self._receive_announcements(peer, rpc.control)
+        return None
 
     def _receive(self, forwarder: ID, message: rpc_pb2.Message) -> None:
         """Cheap checks first; the signature, 0.1 ms, last."""
         self._counters["copies_received"] += 1
         if list(message.topicIDs) != [self.topic]:
-            return self._refuse("other topic")
+            return self._refuse("other topic", forwarder)
         if not 0 < len(message.from_id) <= PEER_ID_BYTES_MAX or len(message.seqno) != SEQNO_BYTES:
-            return self._refuse("malformed gossip")
+            return self._refuse("malformed gossip", forwarder)
         if len(message.data) > self._limits.message_bytes_max:
-            return self._refuse("message too long")
+            return self._refuse("message too long", forwarder)
         message_id = _message_id(message)
         if message_id in self._seen:
             return self._held.is_known_to(message_id, forwarder)
@@ -213,8 +220,12 @@ class Gossip(Pubsub):
             return self._refuse("own message returned")
         if not self.is_admitted(author):
             return self._refuse("author not admitted")
+        if self._guard.is_refused(author):
+            return self._refuse("author is refused")
+        if author == forwarder and not self._guard.takes_own_message(author):
+            return self._refuse("own gossip over the rate", author)
         if not _is_signed(message):
-            return self._refuse("bad gossip signature")
+            return self._refuse("bad gossip signature", forwarder)
         self._remember(message_id)
         self._wanted.came(message_id)
         self._counters["messages_received"] += 1
@@ -228,26 +239,15 @@ class Gossip(Pubsub):
             if author not in linked:
                 self._gaps.heard_from_afar(author, now_s)
                 relays |= set(draw(others - relays, RELAYS_MAX - len(relays), self._entropy))
-            self._send_copies(message, relays)
+            self._pass_on(message, relays)
         self._hold(message_id, message, {author, forwarder, *relays})
         self._show_followers(message)
         return None
 
     def _deliver(self, message: Incoming) -> None:
         """Never waits: a node that is behind must not hold up the library's reading tasks."""
-        while len(self._inbox_sizes) > self._inbox.statistics().current_buffer_used:
-            self._inbox_bytes -= self._inbox_sizes.popleft()
-        if self._inbox_bytes + len(message.data) > self._limits.incoming_bytes_max:
-            return self._refuse("inbox full")
-        try:
-            self._inbox.send_nowait(message)
-        except trio.WouldBlock:
-            return self._refuse("inbox full")
-        except trio.BrokenResourceError:
-            return self._refuse("inbox closed")
-        self._inbox_sizes.append(len(message.data))
-        self._inbox_bytes += len(message.data)
-        return None
+        if not self.incoming.put(message, author=message.origin, size=len(message.data)):
+            self._refuse("inbox full")
 
     # --- announcing ------------------------------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@ class Gossip(Pubsub):
                 continue
             author = ID(message_id[:-SEQNO_BYTES])
             if not 0 < len(author.to_bytes()) <= PEER_ID_BYTES_MAX:
-                self._refuse("malformed gossip")
+                self._refuse("malformed gossip", peer)
                 break
             if author == self.my_id:  # from before a restart
                 continue
@@ -341,10 +341,15 @@ class Gossip(Pubsub):
             if message is not None:
                 self._counters["messages_asked_for"] += 1
                 self._gaps.asked(peer, ID(message.from_id), now_s)
-                self._send_copies(message, [peer])
+                self._pass_on(message, [peer])
         return None
 
     # --- sending ---------------------------------------------------------------------------------------------------
+
+    def _pass_on(self, message: rpc_pb2.Message, peers: Collection[ID]) -> None:
+        within = [peer for peer in peers if self._guard.may_pass_on(peer, len(message.data))]
+        self._counters["refused: more to pass on than a peer takes"] += len(peers) - len(within)
+        self._send_copies(message, within)
 
     def _send_copies(self, message: rpc_pb2.Message, peers: Collection[ID]) -> None:
         frame = _frame(rpc_pb2.RPC(publish=[message])) if peers else b""
@@ -455,8 +460,11 @@ class Gossip(Pubsub):
         if len(self._seen) > self._limits.seen_messages_max:
             self._seen.popitem(last=False)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, peer: ID | None = None) -> None:
+        """peer: whose fault it may be; `blame` knows."""
         self._counters[f"refused: {reason}"] += 1
+        if peer is not None:
+            self._guard.blame(peer, reason)
 
 
 class Mesh(GossipSub):

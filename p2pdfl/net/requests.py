@@ -21,6 +21,7 @@ from libp2p.peer.id import ID
 
 from p2pdfl.net import adapter
 from p2pdfl.net.followers import Followers
+from p2pdfl.net.guard import Guard
 from p2pdfl.net.limits import Limits
 
 Handle = Callable[[bytes, bytes], Awaitable[bytes]]
@@ -48,11 +49,13 @@ class Requests:
         host: BasicHost,
         is_admitted: Callable[[ID], bool],
         followers: Followers,
+        guard: Guard,
         *,
         limits: Limits,
         counters: Counter[str],
     ) -> None:
         self._host = host
+        self._guard = guard
         self._is_admitted = is_admitted
         self._followers = followers
         self._limits = limits
@@ -65,6 +68,8 @@ class Requests:
         self._host = host
         for protocol, accept in self._accepting.items():
             host.set_stream_handler(protocol, accept)
+        self.held_bytes = 0
+        """Of replies that are not sent yet."""
 
     async def request(
         self, peer: ID, protocol: str, request: bytes, *, reply_bytes_max: int, timeout_s: float
@@ -105,7 +110,7 @@ class Requests:
             peer = stream.muxed_conn.peer_id
             reason = self._reason_to_refuse(peer)
             if reason is not None:
-                self._counters[f"refused: {reason}"] += 1
+                self.refuse(peer, reason)
                 return await adapter.reset_quietly(stream)
             self._served[peer] += 1
             try:
@@ -115,10 +120,16 @@ class Requests:
                         if request is None:
                             break
                         await self._followers.wait_for_turn(peer)
-                        await _write(stream, await handle(peer.to_base58().encode(), request))
+                        await self._reply(stream, peer, await handle(peer.to_base58().encode(), request))
                     self._counters["requests_served"] += 1
                 with trio.fail_after(self._limits.serve_s):
                     await stream.close()
+            except _TooLong:
+                self.refuse(peer, "request too long")
+                await adapter.reset_quietly(stream)
+            except _NoRoom:
+                self.refuse(peer, "replies take too much memory")
+                await adapter.reset_quietly(stream)
             except (trio.TooSlowError, IOException, RawConnError, _Broken):
                 self._counters["refused: request broken off"] += 1
                 await adapter.reset_quietly(stream)
@@ -135,6 +146,21 @@ class Requests:
 
         self._accepting[TProtocol(protocol)] = accept
         self._host.set_stream_handler(TProtocol(protocol), accept)
+
+    async def _reply(self, stream: INetStream, peer: ID, reply: bytes) -> None:
+        if self.held_bytes > 0 and self.held_bytes + len(reply) > self._limits.served_bytes_max:
+            raise _NoRoom
+        self.held_bytes += len(reply)
+        try:
+            await trio.sleep(self._guard.serve_after_s(peer, len(reply)))
+            await _write(stream, reply)
+        finally:
+            self.held_bytes -= len(reply)
+
+    def refuse(self, peer: ID, reason: str) -> None:
+        """Counts it, and blames the peer if it is a fault."""
+        self._counters[f"refused: {reason}"] += 1
+        self._guard.blame(peer, reason)
 
     def _reason_to_refuse(self, peer: ID) -> str | None:
         if peer in self._followers:
@@ -183,7 +209,11 @@ class _Broken(Exception):
     pass
 
 
-class _Exceeded(_Broken):
+class _TooLong(_Broken):
+    pass
+
+
+class _NoRoom(Exception):
     pass
 
 
@@ -196,7 +226,7 @@ def _told_apart() -> Iterator[None]:
         raise Unreachable("no reply in time") from None
     except SwarmException as error:
         raise Unreachable("connection lost") from error
-    except _Exceeded as error:
+    except _TooLong as error:
         raise TooLong(str(error)) from error
     except (StreamFailure, IOException, RawConnError, _Broken) as error:
         raise Refused(str(error) or "stream ended by the peer") from error
@@ -210,7 +240,7 @@ async def _read(stream: INetStream, bytes_max: int, first: bytes = b"") -> bytes
     """first: what was read of it already."""
     length = int.from_bytes(await _read_exactly(stream, LENGTH_BYTES, first), "big")
     if length > bytes_max:
-        raise _Exceeded("longer than allowed")
+        raise _TooLong("longer than allowed")
     return await _read_exactly(stream, length)
 
 

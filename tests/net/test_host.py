@@ -66,7 +66,7 @@ async def test_what_is_sent_is_counted_at_the_socket(pair: tuple[Network, Networ
 
 
 async def test_an_unread_inbox_drops_and_counts() -> None:
-    limits = Limits(incoming_messages_max=4)
+    limits = Limits(incoming_messages_max=8)  # of which one author gets half
     async with networks(2, limits=limits) as (one, other):
         for number in range(6):
             await one.publish(b"%d" % number)
@@ -77,7 +77,7 @@ async def test_an_unread_inbox_drops_and_counts() -> None:
 
 
 async def test_an_inbox_is_bounded_in_bytes_too() -> None:
-    limits = Limits(message_bytes_max=1_000, incoming_bytes_max=2_500)
+    limits = Limits(message_bytes_max=1_000, incoming_bytes_max=4_000)  # of which one author gets half
     async with networks(2, limits=limits) as (one, other):
         for _ in range(3):
             await one.publish(bytes(1_000))
