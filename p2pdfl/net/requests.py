@@ -61,6 +61,8 @@ class Requests:
         self._limits = limits
         self._counters = counters
         self._served: Counter[ID] = Counter()
+        self.held_bytes = 0
+        """Of replies that are not sent yet."""
         self._accepting: dict[TProtocol, Callable[[INetStream], Awaitable[None]]] = {}
 
     def move_to(self, host: BasicHost) -> None:
@@ -68,8 +70,6 @@ class Requests:
         self._host = host
         for protocol, accept in self._accepting.items():
             host.set_stream_handler(protocol, accept)
-        self.held_bytes = 0
-        """Of replies that are not sent yet."""
 
     async def request(
         self, peer: ID, protocol: str, request: bytes, *, reply_bytes_max: int, timeout_s: float
