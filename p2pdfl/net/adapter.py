@@ -1,5 +1,7 @@
 """Every repair of py-libp2p that this project makes, each with its reason.  Written against, and only for, 0.8.1.
 
+Those of one layer are in adapter_inbound, adapter_negotiation, adapter_yamux, adapter_peerstore and adapter_dht.
+
 The reasons were measured against live nodes: as shipped, one malformed message ends a node, inbound connection slots
 are never returned, and closing leaves sockets open.  Each repair has a test in tests/net that fails without it.
 """
@@ -10,19 +12,20 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
 import trio
 from libp2p import new_host
-from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
+from libp2p.abc import INetConn, INetStream, IRawConnection
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
+from libp2p.identity.identify_push import ID_PUSH
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import IOException
 from libp2p.io.trio import TrioTCPStream
@@ -45,6 +48,10 @@ from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
+from p2pdfl.net import adapter_dht, adapter_inbound, adapter_negotiation, adapter_yamux
+from p2pdfl.net import adapter_peerstore as peerstore
+from p2pdfl.net.limits import Limits
+
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
 RESET_S = 1.0
@@ -61,9 +68,9 @@ def check_version() -> None:
 
 
 def create_host(
-    key_seed: bytes, *, connections_max: int, counters: Counter[str], announce: list[Multiaddr]
+    key_seed: bytes, *, limits: Limits, counters: Counter[str], announce: list[Multiaddr]
 ) -> BasicHost:
-    """A host that speaks TCP, Noise and Yamux only, with every repair below applied, not yet listening.
+    """A host that speaks TCP, Noise and Yamux only, with every repair applied, not yet listening.
 
     key_seed: 32 bytes, the ed25519 seed.  announce: read at every use; when it is empty the host announces what it
     listens on.
@@ -71,15 +78,30 @@ def create_host(
     check_version()
     _quiet_logs()
     _batch_window_updates()
+    for part in (adapter_yamux, adapter_negotiation, adapter_dht, peerstore):
+        part.repair()
     key_pair = create_new_key_pair(key_seed)
+    known = peerstore.BoundedPeerStore(
+        ID.from_pubkey(key_pair.public_key),
+        peers_max=limits.known_addresses_max,
+        addresses_max=limits.addresses_per_peer_max,
+    )
+    # The library's own bounds are out of reach: it refuses the newcomer, whoever it is (adapter_inbound).
+    connections_max = limits.connections_max + limits.handshakes_max
     host = new_host(
+        peerstore_opt=known,
         key_pair=key_pair,
         # As shipped, TLS, secio and plaintext are on offer too.
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_opt={TProtocol(YAMUX_ID): Yamux},  # as shipped, Mplex too, which has no flow control
         transports=[CountedTCP(counters)],
         connection_config=ConnectionConfig(
-            max_connections=connections_max, min_connections=0, low_watermark=0, high_watermark=connections_max
+            max_connections=connections_max,
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=connections_max,
+            inbound_upgrade_timeout=limits.handshake_s,
+            inbound_stream_protocol_negotiation_timeout=limits.handshake_s,
         ),
         addrs_factory=lambda candidates: announce or candidates,
         # What strangers claim to see as our address must not be announced as ours.
@@ -89,12 +111,26 @@ def create_host(
     swarm_of(host).retry_config = RetryConfig(max_retries=0)  # discovery has its own backoff
     # As shipped, it dials whatever addresses strangers put into the peerstore, up to half of connections_max.
     swarm_of(host).auto_connector.maybe_connect = _connect_nobody  # type: ignore[method-assign]
+    # Which also kept its list of who left short.
+    swarm_of(host).auto_connector.record_disconnect = lambda peer_id: None  # type: ignore[method-assign]
     # Asking everybody who they are doubles the CPU of a connection, and the answer is unsigned; gossip's hello and the
     # DHT carry signed address records.  Who asks us is answered.
     host._schedule_identify = lambda peer_id, *, reason: None  # type: ignore[method-assign]
+    # Anybody may push anything about himself, and 1000 addresses take a second to compare.
+    host.remove_stream_handler(ID_PUSH)
+    known.is_connected = lambda peer: is_connected(host, peer)
+    # As shipped, a second set of limits: 256 inbound, and fewer for a while when they are reached.
+    swarm_of(host).set_resource_manager(None)
     _contain_stream_failures(host, counters)
-    _release_inbound_slots(swarm_of(host))
+    adapter_inbound.repair(swarm_of(host), lambda peer: peer in known.protected, limits, counters)
     return host
+
+
+def protect(host: BasicHost, peers: Collection[ID]) -> None:
+    """These keep their connections and addresses when strangers have to make room."""
+    known = host.get_peerstore()
+    assert isinstance(known, peerstore.BoundedPeerStore)
+    known.protected = frozenset(peers)
 
 
 def swarm_of(host: BasicHost) -> Swarm:
@@ -286,23 +322,6 @@ def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
             await reset_quietly(stream)
 
     swarm.set_stream_handler(contained)
-
-
-def _release_inbound_slots(swarm: Swarm) -> None:
-    """The task that accepted a connection holds its slot until the connection ends.
-
-    As shipped it holds it until the Swarm ends, so a node accepts connections_max connections in its whole life.
-    """
-    upgrade = swarm.upgrade_inbound_raw_conn
-
-    async def upgrade_and_stay(raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
-        muxed = await upgrade(raw_conn, maddr)
-        for connection in list(swarm.connections.get(muxed.peer_id, ())):
-            if connection.muxed_conn is muxed:
-                await connection.event_closed.wait()  # type: ignore[attr-defined]
-        raise SwarmException("inbound connection ended")  # the caller closes the socket and returns the slot
-
-    swarm.upgrade_inbound_raw_conn = upgrade_and_stay  # type: ignore[method-assign]
 
 
 class _CountedStream(TrioTCPStream):

@@ -21,6 +21,7 @@ from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
+from p2pdfl.net.adapter_dht import DhtGuard
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
 from p2pdfl.types import Entropy
@@ -60,6 +61,7 @@ class Discovery:
         self._gossip = gossip
         # Members may well share a subnet; what keeps Sybils out is registration, not their addresses.
         self.dht = KadDHT(host, DHTMode.SERVER, max_peers_per_subnet=0, enable_providers=False, enable_values=False)
+        self.dht_guard = DhtGuard(host, self.dht, limits=limits, counters=counters)
         self._bootstrap = {info.peer_id: list(info.addrs) for info in bootstrap if info.peer_id != host.get_id()}
         self._found: dict[ID, None] = {}
         self._admitted: frozenset[ID] | None = None

@@ -51,7 +51,8 @@ async def open_network(
     listen_on = [_address(text) for text in listen]
     announced = [_address(text) for text in announce]
     bootstrap_peers = [bootstrap_peer(text) for text in bootstrap]
-    host = adapter.create_host(key_seed, connections_max=limits.connections_max, counters=counters, announce=announced)
+    host = adapter.create_host(key_seed, limits=limits, counters=counters, announce=announced)
+    adapter.protect(host, [info.peer_id for info in bootstrap_peers])
     network = Network(host, topic, blob_source, limits=limits, counters=counters)
     discovery = Discovery(host, network._gossip, bootstrap_peers, entropy=entropy, limits=limits, counters=counters)
     network._discovery = discovery
@@ -135,6 +136,7 @@ class Network:
         Raises ValueError for what is not a peer id.
         """
         peers = [_peer(text) for text in peer_ids]
+        adapter.protect(self._host, peers)
         self._gossip.admit(peers)
         self._discovery.admit(peers)
 

@@ -6,11 +6,37 @@ from dataclasses import dataclass
 
 from p2pdfl import params
 
+# What the repaired library holds for one peer (adapter.py); the same for all hosts of a process.
+STREAMS_PER_CONNECTION_MAX = 64
+"""Opened by the other side.  An honest peer has one of gossip and a few of requests."""
+WINDOW_BYTES_MAX = 4 << 20
+"""Of one Yamux stream: unread bytes of it that a peer may make us hold.  200 Mbit/s at a round trip of 160 ms."""
+PROTOCOL_NAME_BYTES_MAX = 1024
+"""What go-multistream takes."""
+PROTOCOL_PROPOSALS_MAX = 32
+"""In one negotiation, with its greeting."""
+ADDRESS_RECORD_BYTES_MAX = 4096
+"""A peer's signed addresses; one of eight addresses has about 500."""
+DHT_MESSAGE_BYTES_MAX = 128 << 10
+"""20 peers, each with a signed record of the largest size."""
+GOODBYE_S = 1.0
+"""For the last frame of a connection that we close."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     connections_max: int = 300
-    """In and out together; beyond it new ones are closed."""
+    """In and out together; beyond it the oldest of strangers make room for new ones."""
+    handshakes_max: int = 64
+    """Inbound connections that have not finished their handshake; beyond it the oldest make room for new ones."""
+    handshake_s: float = 5.0
+    """For one connection's handshake, and for one stream to agree on its protocol.  Who dials waits no longer."""
+    known_addresses_max: int = 1000
+    """Peers whose addresses are kept."""
+    dht_stream_s: float = 5.0
+    dht_streams_per_peer_max: int = 2
+    dht_streams_max: int = 64
+    """Questions of the DHT being answered.  An honest peer asks one at a time."""
     message_bytes_max: int = params.PACKET_BYTES_MAX
     """One gossip message."""
     incoming_messages_max: int = 1024
@@ -56,4 +82,6 @@ class Limits:
         assert self.message_bytes_max <= self.incoming_bytes_max
         assert self.served_streams_per_peer_max <= self.served_streams_max
         assert self.redial_s <= self.redial_s_max
+        assert self.handshake_s >= 1  # py-libp2p rounds it down to seconds, and takes 0 for 30
+        assert self.dht_streams_per_peer_max <= self.dht_streams_max
         assert self.lookup_s <= self.lookup_s_max
