@@ -169,6 +169,7 @@ class Yamux:
         self.buffers: dict[int, bytearray] = {}
         self.ended: set[int] = set()
         self._next_id = 1
+        self._ping = 1 << 31
 
     async def send_frame(
         self, kind: int, flags: int, stream_id: int, length: int, body: bytes = b"", *, version: int = 0
@@ -189,6 +190,15 @@ class Yamux:
         if kind == GO_AWAY:
             raise Ended
         return kind, flags, stream_id, length
+
+    async def catch_up(self) -> None:
+        """Until the victim has read all that was sent; and it hears answers to its pings."""
+        self._ping += 1
+        await self.send_frame(PING, SYN, 0, self._ping)
+        while True:
+            kind, flags, _, value = await self.receive_frame()
+            if kind == PING and flags & ACK and value == self._ping:
+                return
 
     def take_id(self) -> int:
         self._next_id += 2
