@@ -320,6 +320,12 @@ def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
         except Exception:  # noqa: BLE001 - this is where a handler's failures stop
             counters["contained: stream"] += 1
             await reset_quietly(stream)
+        finally:
+            muxed = stream.muxed_stream  # type: ignore[attr-defined]
+            if muxed.send_closed:
+                adapter_yamux.forget(muxed)
+            else:
+                await reset_quietly(stream)
 
     swarm.set_stream_handler(contained)
 

@@ -1,6 +1,7 @@
 """The DHT's streams, bounded.  Part of adapter.py: repairs of py-libp2p 0.8.1.
 
-As shipped twelve streams on which nothing is asked keep everybody from asking; a message may have 4 MB; and a full
+As shipped twelve streams on which nothing is asked keep everybody from asking; a message may have 4 MB; anybody may
+leave 50,000 values of 1 MB, although values are switched off, and provider records of any number of keys; and a full
 bucket of the routing table dials its oldest peer, at whatever addresses a stranger gave for it, while a question waits.
 """
 
@@ -13,16 +14,26 @@ from libp2p.abc import INetStream
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht import kad_dht, peer_routing, provider_store, value_store
 from libp2p.kad_dht.kad_dht import PROTOCOL_ID, KadDHT
+from libp2p.kad_dht.provider_store import ProviderStore
 from libp2p.kad_dht.routing_table import KBucket
+from libp2p.kad_dht.value_store import ValueStore
 from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
 
-from p2pdfl.net.limits import DHT_MESSAGE_BYTES_MAX, Limits
+from p2pdfl.net.limits import (
+    DHT_MESSAGE_BYTES_MAX,
+    DHT_PROVIDED_KEYS_MAX,
+    DHT_PROVIDER_ADDRESSES_MAX,
+    Limits,
+)
 
 
 def repair() -> None:
     for module in (kad_dht, peer_routing, provider_store, value_store):
         module.MAX_DHT_MESSAGE_SIZE = DHT_MESSAGE_BYTES_MAX  # type: ignore[attr-defined]
     KBucket._ping_peer = _is_connected  # type: ignore[method-assign]
+    ValueStore.put_record = _keep_nothing  # type: ignore[method-assign]
+    ProviderStore.add_provider = _add_provider  # type: ignore[method-assign]
 
 
 class DhtGuard:
@@ -52,6 +63,22 @@ class DhtGuard:
             self._open[peer] -= 1
             if not self._open[peer]:
                 del self._open[peer]
+
+
+def _keep_nothing(self: ValueStore, key: bytes, record: object) -> None:
+    pass
+
+
+_add_provider_unbounded = ProviderStore.add_provider
+
+
+def _add_provider(self: ProviderStore, key: bytes, provider: PeerInfo) -> None:
+    """Beyond the bound the oldest key goes that we do not provide ourselves."""
+    _add_provider_unbounded(self, key, PeerInfo(provider.peer_id, list(provider.addrs[-DHT_PROVIDER_ADDRESSES_MAX:])))
+    if len(self.providers) > DHT_PROVIDED_KEYS_MAX:
+        own = str(self.host.get_id())
+        others = (known for known, providers in self.providers.items() if own not in providers)
+        self.providers.pop(next(others, key))
 
 
 async def _is_connected(self: KBucket, peer_id: ID) -> bool:

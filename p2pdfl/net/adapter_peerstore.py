@@ -8,17 +8,18 @@ what a third party says about a peer's addresses is added to what that peer sign
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from libp2p.kad_dht import utils as dht_utils
 from libp2p.peer.envelope import Envelope, consume_envelope
 from libp2p.peer.id import ID
 from libp2p.peer.peer_record import PeerRecord
 from libp2p.peer.peerdata import PeerData
-from libp2p.peer.peerstore import PeerStore
+from libp2p.peer.peerstore import PeerRecordState, PeerStore
 from libp2p.pubsub import utils as pubsub_utils
 from multiaddr import Multiaddr
 
-from p2pdfl.net.limits import ADDRESS_RECORD_BYTES_MAX
+from p2pdfl.net.limits import ADDRESS_BYTES_MAX, ADDRESS_RECORD_BYTES_MAX
 
 
 def repair() -> None:
@@ -38,20 +39,22 @@ class BoundedPeerStore(PeerStore):
 
     def _enforce_peer_limit(self) -> None:
         surplus = len(self.peer_data_map) - self.max_peers
-        forgettable = [
-            peer
-            for peer in self.peer_data_map
-            if peer != self._own_id and peer not in self.protected and not self.is_connected(peer)
-        ]
-        for peer in forgettable[: max(surplus, 0)]:
+        if surplus <= 0:
+            return
+        for peer in list(islice((peer for peer in self.peer_data_map if self._is_forgettable(peer)), surplus)):
             del self.peer_data_map[peer]
             self.peer_record_map.pop(peer, None)
 
+    def _is_forgettable(self, peer: ID) -> bool:
+        return peer != self._own_id and peer not in self.protected and not self.is_connected(peer)
+
     def consume_peer_record(self, envelope: Envelope, ttl: int) -> bool:
-        if not super().consume_peer_record(envelope, ttl):
-            return False
         record = envelope.record()
-        self._set_addresses(record.peer_id, list(dict.fromkeys(record.addrs)), ttl)
+        peer, known = record.peer_id, self.peer_record_map.get(record.peer_id)
+        if ID.from_pubkey(envelope.public_key) != peer or (known is not None and known.seq > record.seq):
+            return False
+        self.peer_record_map[peer] = PeerRecordState(envelope, record.seq)
+        self._set_addresses(peer, list(dict.fromkeys(record.addrs)), ttl)
         return True
 
     def add_addrs(self, peer_id: ID, addrs: Sequence[Multiaddr], ttl: int = 0) -> None:
@@ -63,7 +66,8 @@ class BoundedPeerStore(PeerStore):
 
     def _set_addresses(self, peer_id: ID, addresses: list[Multiaddr], ttl: int) -> None:
         data = self.peer_data_map.setdefault(peer_id, PeerData())
-        data.addrs = addresses[-self._addresses_max :]
+        short = [address for address in addresses if len(address.to_bytes()) <= ADDRESS_BYTES_MAX]
+        data.addrs = short[-self._addresses_max :]
         data.set_ttl(ttl)
         data.update_last_identified()
         self._enforce_peer_limit()

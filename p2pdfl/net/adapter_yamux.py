@@ -41,6 +41,15 @@ def repair() -> None:
     Yamux.close = _close  # type: ignore[method-assign]
 
 
+def forget(stream: YamuxStream) -> None:
+    """Of a stream that nobody will read again.  As shipped it is kept until the peer ends its side too."""
+    buffer = stream.conn.stream_buffers.get(stream.stream_id)
+    if buffer is not None:
+        buffer.clear()
+    stream.recv_closed = stream.closed = True
+    stream.conn._finalize_stream_locked(stream, fully_closed=True)
+
+
 class _Violation(Exception):
     """Of Yamux's rules; it ends the connection."""
 

@@ -15,10 +15,15 @@ PROTOCOL_NAME_BYTES_MAX = 1024
 """What go-multistream takes."""
 PROTOCOL_PROPOSALS_MAX = 32
 """In one negotiation, with its greeting."""
-ADDRESS_RECORD_BYTES_MAX = 4096
-"""A peer's signed addresses; one of eight addresses has about 500."""
-DHT_MESSAGE_BYTES_MAX = 128 << 10
-"""20 peers, each with a signed record of the largest size."""
+ADDRESS_BYTES_MAX = 128
+ADDRESS_RECORD_BYTES_MAX = 1024
+"""A peer's signed addresses; one of eight IP addresses has about 350."""
+DHT_MESSAGE_BYTES_MAX = 48 << 10
+"""20 peers, each with eight addresses and a signed record, all of the largest size: what our own answers may have."""
+assert 20 * (8 * (ADDRESS_BYTES_MAX + 4) + ADDRESS_RECORD_BYTES_MAX + 64) < DHT_MESSAGE_BYTES_MAX
+DHT_PROVIDED_KEYS_MAX = 256
+DHT_PROVIDER_ADDRESSES_MAX = 8
+"""Provider records kept for others: keys, and addresses of one provider.  A key has at most 20 providers."""
 GOODBYE_S = 1.0
 """For the last frame of a connection that we close."""
 

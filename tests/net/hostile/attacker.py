@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -29,6 +30,8 @@ NOISE = b"/noise"
 YAMUX = b"/yamux/1.0.0"
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
+WINDOW_BYTES = 256 << 10
+"""A stream's window at its beginning."""
 
 
 def name_message(name: bytes) -> bytes:
@@ -168,6 +171,8 @@ class Yamux:
         self.tcp = noise.tcp
         self.buffers: dict[int, bytearray] = {}
         self.ended: set[int] = set()
+        self.windows: defaultdict[int, int] = defaultdict(lambda: WINDOW_BYTES)
+        """Stream -> how much we may send."""
         self._next_id = 1
         self._ping = 1 << 31
 
@@ -183,6 +188,8 @@ class Yamux:
         _, kind, flags, stream_id, length = struct.unpack("!BBHII", await self.noise.receive(12))
         if kind == DATA:
             self.buffers.setdefault(stream_id, bytearray()).extend(await self.noise.receive(length))
+        if kind == WINDOW:
+            self.windows[stream_id] += length
         if flags & (FIN | RST):
             self.ended.add(stream_id)
         if kind == PING and flags & SYN:
@@ -228,8 +235,17 @@ class Stream:
         self.id = stream_id
 
     async def send(self, data: bytes) -> None:
-        for start in range(0, max(len(data), 1), 60_000):
-            await self.yamux.send_data(self.id, data[start : start + 60_000])
+        """As much as the victim's window allows at a time."""
+        while True:
+            while (window := self.yamux.windows[self.id]) == 0:
+                if self.id in self.yamux.ended:
+                    raise Ended
+                await self.yamux.receive_frame()
+            piece, data = data[: min(window, 60_000)], data[min(window, 60_000) :]
+            self.yamux.windows[self.id] -= len(piece)
+            await self.yamux.send_data(self.id, piece)
+            if not data:
+                return
 
     async def receive(self, count: int) -> bytes:
         buffer = self.yamux.buffers.setdefault(self.id, bytearray())

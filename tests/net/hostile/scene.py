@@ -24,7 +24,7 @@ from .attacker import Attacker, Identity
 
 ECHO = "/test/echo/1"
 ECHO_BYTES_MAX = 1 << 20
-LIMITS = Limits(handshake_s=1.0, handshakes_max=24, silent_s=1.0, serve_s=2.0, lookup_s=0.5)
+LIMITS = Limits(handshake_s=1.0, handshakes_max=24, silent_s=1.0, serve_s=1.5, lookup_s=0.5, dht_stream_s=1.0)
 """Short, because a case waits for what it holds open to be cut off."""
 TRAITOR = "traitor"
 """The name of an attacker who is an admitted member."""

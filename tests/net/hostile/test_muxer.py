@@ -17,6 +17,7 @@ from .attacker import (
     RST,
     SYN,
     WINDOW,
+    WINDOW_BYTES,
     Attacker,
     Ended,
     Identity,
@@ -28,8 +29,6 @@ from .scene import ECHO, LIMITS, TRAITOR, Attack, Scene
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
-WINDOW_BYTES = 256 << 10
-"""A stream's window at its beginning."""
 IDENTIFY = b"/ipfs/id/1.0.0"
 SOON_S = 2.0
 """A broken rule ends the connection at once, not when a time-out says so; this is for a busy machine."""
@@ -117,7 +116,7 @@ async def window_overrun(attacker: Attacker) -> None:
     stream = await yamux.open()
     with trio.fail_after(SOON_S), pytest.raises(Ended):
         for _ in range(64 << 20 >> 15):
-            await stream.send(bytes(1 << 15))
+            await yamux.send_data(stream.id, bytes(1 << 15))
 
 
 async def window_filled_to_the_last_byte(attacker: Attacker) -> None:

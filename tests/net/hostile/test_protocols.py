@@ -20,7 +20,7 @@ from p2pdfl.net import adapter, blobs
 from p2pdfl.net.limits import ADDRESS_RECORD_BYTES_MAX, DHT_MESSAGE_BYTES_MAX
 
 from ..loopback import GOSSIP, TOPIC, seed
-from .attacker import Attacker, Ended, Identity, Stream, Yamux, receive_name
+from .attacker import Attacker, Ended, Identity, Stream, Yamux, hello, receive_name
 from .scene import ECHO, ECHO_BYTES_MAX, LIMITS, TRAITOR, Attack, Scene
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -57,7 +57,8 @@ def record(name: str, count: int) -> bytes:
 # --- identify and ping ---------------------------------------------------------------------------------------------
 
 
-async def identify_asked_a_thousand_times(attacker: Attacker) -> None:
+async def identify_asked_again_and_again(attacker: Attacker) -> None:
+    """Without ever ending our side of a stream: as shipped the victim keeps each."""
     yamux = await attacker.yamux()
     for _ in range(100):
         stream = await yamux.open(IDENTIFY)
@@ -103,7 +104,7 @@ async def pings_of_ping_protocol(attacker: Attacker) -> None:
 @pytest.mark.parametrize(
     "attack",
     [
-        identify_asked_a_thousand_times,
+        identify_asked_again_and_again,
         identify_poured_into,
         identity_pushed,
         ping_of_odd_sizes,
@@ -192,7 +193,7 @@ async def more_dht_streams_than_one_peer_needs(attacker: Attacker) -> None:
 async def questions_without_number(attacker: Attacker) -> None:
     yamux = await attacker.yamux()
     stream = await yamux.open(DHT)
-    for number in range(300):
+    for number in range(50):
         await stream.send(question(b"\x12\x20" + number.to_bytes(32, "big")))
         await answer(stream)
 
@@ -532,8 +533,6 @@ async def protocol_that_is_not_served(attacker: Attacker) -> None:
 async def protocol_with_no_end_of_proposals(attacker: Attacker) -> None:
     yamux = await traitor(attacker)
     stream = await yamux.open()
-    from .attacker import hello
-
     await stream.send(hello(b"/nope") + b"\x06/nope\n" * 200)
     assert await receive_name(stream.receive) == b"/multistream/1.0.0"
     await ends(stream)
