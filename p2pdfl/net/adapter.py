@@ -67,9 +67,7 @@ def check_version() -> None:
         raise UnsupportedLibp2p(f"py-libp2p {installed} is installed, the repairs are for {LIBP2P_VERSION}")
 
 
-def create_host(
-    key_seed: bytes, *, limits: Limits, counters: Counter[str], announce: list[Multiaddr]
-) -> BasicHost:
+def create_host(key_seed: bytes, *, limits: Limits, counters: Counter[str], announce: list[Multiaddr]) -> BasicHost:
     """A host that speaks TCP, Noise and Yamux only, with every repair applied, not yet listening.
 
     key_seed: 32 bytes, the ed25519 seed.  announce: read at every use; when it is empty the host announces what it

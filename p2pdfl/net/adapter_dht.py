@@ -13,7 +13,8 @@ import trio
 from libp2p.abc import INetStream
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht import kad_dht, peer_routing, provider_store, value_store
-from libp2p.kad_dht.kad_dht import PROTOCOL_ID, KadDHT
+from libp2p.kad_dht.common import PROTOCOL_ID
+from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.kad_dht.provider_store import ProviderStore
 from libp2p.kad_dht.routing_table import KBucket
 from libp2p.kad_dht.value_store import ValueStore

@@ -1,8 +1,8 @@
 """Who may connect when many want to.  Part of adapter.py: repairs of py-libp2p 0.8.1.
 
 As shipped every inbound connection holds a slot from its first packet on, so as many silent ones as there are slots
-keep everybody else out; and a full node refuses the newcomer, whoever it is.  Here handshakes have a bound of their own,
-and at either bound what makes room is the oldest of the address that has the most.
+keep everybody else out; and a full node refuses the newcomer, whoever it is.  Here handshakes have a bound of their
+own, and at either bound what makes room is the oldest of the address that has the most.
 """
 
 from __future__ import annotations

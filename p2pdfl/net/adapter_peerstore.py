@@ -24,8 +24,8 @@ from p2pdfl.net.limits import ADDRESS_BYTES_MAX, ADDRESS_RECORD_BYTES_MAX
 
 def repair() -> None:
     """Records that are too long are refused before they are parsed, which takes 10 us for each address."""
-    dht_utils.consume_envelope = _consume_envelope
-    pubsub_utils.consume_envelope = _consume_envelope
+    for module in (dht_utils, pubsub_utils):
+        module.consume_envelope = _consume_envelope  # type: ignore[attr-defined]
 
 
 class BoundedPeerStore(PeerStore):

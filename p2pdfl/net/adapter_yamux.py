@@ -2,8 +2,8 @@
 
 As shipped: a window may be overrun without end (the buffer grows until the machine's memory does not); a peer may open
 any number of streams, with our ids too; a frame may announce 16 MB for a stream that does not exist, and is read whole
-into memory; what was sent before a reset stays for 90 s; a version or type that does not exist is ignored; and closing a
-connection waits for ever to say goodbye to a peer that does not read.
+into memory; what was sent before a reset stays for 90 s; a version or type that does not exist is ignored; and closing
+a connection waits for ever to say goodbye to a peer that does not read.
 """
 
 from __future__ import annotations

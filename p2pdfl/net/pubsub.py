@@ -231,6 +231,8 @@ class Gossip(Pubsub):
 
     def _handle_dead_peer(self, peer_id: ID) -> None:
         super()._handle_dead_peer(peer_id)
+        # As shipped, what a peer grafted and pruned that we never had a stream to stays for ever.
+        self.mesh.remove_peer(peer_id)
         self._announce_change()
 
     def _announce_change(self) -> None:
@@ -269,6 +271,14 @@ class Mesh(GossipSub):
 
     def get_protocols(self) -> list[TProtocol]:
         return [PROTOCOL_ID_V11]
+
+    def remove_peer(self, peer_id: ID) -> None:
+        super().remove_peer(peer_id)
+        # As shipped, who pruned us is remembered for ever.
+        backing_off = self.back_off.get(self._topic, {})
+        backing_off.pop(peer_id, None)
+        if not backing_off:
+            self.back_off.pop(self._topic, None)
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         for graft in rpc.control.graft[:1]:

@@ -21,9 +21,8 @@ from libp2p.security.noise.pb.noise_pb2 import NoiseHandshakePayload
 from libp2p.utils.varint import encode_uvarint
 from noise.connection import Keypair, NoiseConnection
 
+from net.loopback import peer_of, seed
 from p2pdfl.net import Network
-
-from ..loopback import peer_of, seed
 
 MULTISTREAM = b"/multistream/1.0.0"
 NOISE = b"/noise"

@@ -17,14 +17,14 @@ from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux import yamux
 
+from net.loopback import assert_works, network, peer_of, seed
 from p2pdfl.net import Limits, Network, adapter
 
-from ..loopback import assert_works, network, peer_of, seed
 from .attacker import Attacker, Identity
 
 ECHO = "/test/echo/1"
 ECHO_BYTES_MAX = 1 << 20
-LIMITS = Limits(handshake_s=1.0, handshakes_max=24, silent_s=1.0, serve_s=1.5, lookup_s=0.5, dht_stream_s=1.0)
+LIMITS = Limits(handshake_s=1.0, handshakes_max=24, silent_s=2.0, serve_s=1.5, lookup_s=0.5, dht_stream_s=1.0)
 """Short, because a case waits for what it holds open to be cut off."""
 TRAITOR = "traitor"
 """The name of an attacker who is an admitted member."""
@@ -205,4 +205,16 @@ def containers_of(peer: ID) -> list[str]:
     ]
 
 
-__all__ = ["ECHO", "LIMITS", "TRAITOR", "Attack", "Scene", "blocks_and_bytes", "census", "containers_of", "exchange", "peer_of", "seed"]
+__all__ = [
+    "ECHO",
+    "LIMITS",
+    "TRAITOR",
+    "Attack",
+    "Scene",
+    "blocks_and_bytes",
+    "census",
+    "containers_of",
+    "exchange",
+    "peer_of",
+    "seed",
+]

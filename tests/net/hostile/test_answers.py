@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -16,11 +17,11 @@ from libp2p.peer.peerinfo import PeerInfo
 from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 from multiaddr import Multiaddr
 
+from net.loopback import assert_works, network, networks, peer_of, stranger
 from p2pdfl.net import Limits, Network, adapter
 from p2pdfl.net.limits import DHT_PROVIDED_KEYS_MAX
 
-from ..loopback import assert_works, network, networks, peer_of, stranger
-from .attacker import MULTISTREAM, NOISE, Identity, Noise, Tcp, hello, name_message, receive_name
+from .attacker import MULTISTREAM, NOISE, Ended, Identity, Noise, Tcp, hello, name_message, receive_name
 from .test_protocols import DHT, addresses, record
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -97,7 +98,8 @@ async def respond(tcp: Tcp, identity: Identity, *, signer: Identity | None = Non
 )
 async def test_a_listener_that_is_not_who_was_dialled(victim: Network, play: Play) -> None:
     async def serve(stream: trio.SocketStream) -> None:
-        await play(Tcp(stream))
+        with suppress(Ended):
+            await play(Tcp(stream))
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, serve, 0)
@@ -211,7 +213,7 @@ async def test_hearsay_does_not_displace_what_a_peer_signed(victim: Network) -> 
 
 async def test_nobody_has_more_addresses_than_are_dialled(victim: Network) -> None:
     known = victim._host.get_peerstore()
-    known.add_addrs(Identity().id, [*addresses(5_000), Multiaddr("/dns4/" + "a" * 200 + "/tcp/1")], 60)
+    known.add_addrs(Identity().id, [*addresses(5_000), Multiaddr("/dns4/" + "a.example" * 20 + "/tcp/1")], 60)
     assert known.addrs(Identity().id) == addresses(5_000)[-Limits().addresses_per_peer_max :]
 
 
@@ -220,3 +222,12 @@ async def test_a_signed_record_has_no_more_addresses_either(victim: Network) -> 
     envelope, _ = consume_envelope(record("member", 100), "libp2p-peer-record")
     assert known.consume_peer_record(envelope, 60)
     assert len(known.addrs(Identity("member").id)) == Limits().addresses_per_peer_max
+
+
+async def test_who_is_connected_is_not_forgotten() -> None:
+    async with networks(2) as (victim, friend):
+        known = victim._host.get_peerstore()
+        before = known.addrs(peer_of(friend))
+        for number in range(Limits().known_addresses_max + 100):
+            known.add_addrs(ID(b"\x12\x20" + number.to_bytes(32, "big")), addresses(1), 60)
+        assert known.addrs(peer_of(friend)) == before

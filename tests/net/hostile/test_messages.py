@@ -16,20 +16,18 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
 from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 
-from p2pdfl.net import Limits, Network, Refused, adapter
-
-from ..loopback import (
+from net.loopback import (
     GOSSIP,
     TOPIC,
     Stranger,
     assert_works,
     network,
     networks,
-    peer_of,
     seed,
     stranger,
     until_ended,
 )
+from p2pdfl.net import Limits, Network, Refused, adapter
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -197,8 +195,8 @@ async def test_control_messages_about_topics_that_are_not_ours_leave_no_trace(
 
 async def test_inbound_slots_come_back() -> None:
     """As shipped, a node accepts connections_max connections in its life."""
-    async with network("victim", limits=Limits(connections_max=3)) as victim:
-        for number in range(6):
+    async with network("victim", limits=Limits(connections_max=3, handshakes_max=1)) as victim:
+        for number in range(8):
             async with stranger(f"stranger {number}") as visitor:
                 assert await visitor.dial(victim)
                 await visitor.open(victim, GOSSIP)

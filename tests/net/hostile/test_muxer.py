@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
+from net.loopback import GOSSIP
 from p2pdfl.net.limits import STREAMS_PER_CONNECTION_MAX, WINDOW_BYTES_MAX
 
-from ..loopback import GOSSIP
 from .attacker import (
     ACK,
     DATA,
@@ -19,13 +19,13 @@ from .attacker import (
     WINDOW,
     WINDOW_BYTES,
     Attacker,
-    Ended,
     Identity,
     Stream,
     Yamux,
     name_message,
 )
 from .scene import ECHO, LIMITS, TRAITOR, Attack, Scene
+from .test_connections import until_refused
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -114,9 +114,8 @@ async def window_overrun(attacker: Attacker) -> None:
     """As shipped it is logged, and the buffer grows."""
     yamux = await attacker.yamux(Identity(TRAITOR))
     stream = await yamux.open()
-    with trio.fail_after(SOON_S), pytest.raises(Ended):
-        for _ in range(64 << 20 >> 15):
-            await yamux.send_data(stream.id, bytes(1 << 15))
+    with trio.fail_after(SOON_S):
+        await until_refused(lambda data: yamux.send_data(stream.id, data), bytes(1 << 15))
 
 
 async def window_filled_to_the_last_byte(attacker: Attacker) -> None:
@@ -129,20 +128,21 @@ async def window_filled_to_the_last_byte(attacker: Attacker) -> None:
 
 
 async def streams_without_number(attacker: Attacker) -> None:
-    """2000: those over the bound are reset, the others when they agree on no protocol."""
+    """600: those over the bound are reset, the others when they agree on no protocol."""
     yamux = await attacker.yamux()
-    for number in range(2_000):
+    for number in range(600):
         await yamux.send_frame(WINDOW, SYN, 2 * number + 1, 0)
         if number % 100 == 0:
             await yamux.catch_up()
-    assert len(yamux.ended) > 1_500
+    assert len(yamux.ended) > 400
 
 
 async def streams_that_agree_on_nothing(attacker: Attacker) -> None:
     yamux = await attacker.yamux()
     streams = [await yamux.open() for _ in range(STREAMS_PER_CONNECTION_MAX)]
-    for stream in streams:
-        await stream.until_ended()
+    with trio.fail_after(4 * LIMITS.handshake_s):
+        for stream in streams:
+            await stream.until_ended()
     await lives(yamux)
 
 
@@ -161,7 +161,7 @@ async def negotiation_that_trickles(attacker: Attacker) -> None:
 
 async def pings_without_number(attacker: Attacker) -> None:
     yamux = await attacker.yamux()
-    for number in range(2_000):
+    for number in range(600):
         await yamux.send_frame(PING, SYN, 0, number)
         if number % 100 == 0:
             await yamux.catch_up()
@@ -170,9 +170,7 @@ async def pings_without_number(attacker: Attacker) -> None:
 async def pings_whose_answers_are_not_read(attacker: Attacker) -> None:
     """Until the victim can write no more; then it falls silent and is closed, which must not wait for a goodbye."""
     yamux = await attacker.yamux()
-    with pytest.raises(Ended):
-        while True:
-            await yamux.noise.send(bytes.fromhex("000200010000000000000000") * 2_000)
+    await until_refused(yamux.noise.send, bytes.fromhex("000200010000000000000000") * 2_000)
 
 
 async def replies_that_are_not_read(attacker: Attacker) -> None:
@@ -204,7 +202,7 @@ async def half_a_body(attacker: Attacker) -> None:
 async def data_then_reset(attacker: Attacker) -> None:
     """As shipped each leaves its data behind, for 90 s."""
     yamux = await attacker.yamux()
-    for _ in range(200):
+    for _ in range(100):
         stream = await yamux.open()
         await stream.send(bytes(50_000))
         await stream.reset()
@@ -214,7 +212,7 @@ async def data_then_reset(attacker: Attacker) -> None:
 
 async def resets_without_number(attacker: Attacker) -> None:
     yamux = await attacker.yamux()
-    for _ in range(500):
+    for _ in range(300):
         stream = Stream(yamux, yamux.take_id())
         await yamux.send_frame(WINDOW, SYN, stream.id, 0)
         await stream.reset()
