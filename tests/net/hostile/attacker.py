@@ -275,6 +275,8 @@ class Attacker:
         self.victim = victim
         self.nursery = nursery
         """Of the attack: what runs in it goes on while the victim is watched, and is cancelled at its end."""
+        self.receive_buffer_bytes: int | None = None
+        """Of the connections to come; a small one makes the victim's writing stop soon when we do not read."""
         self._tcps: list[Tcp] = []
 
     @property
@@ -286,7 +288,11 @@ class Attacker:
         return peer_of(self.victim)
 
     async def tcp(self) -> Tcp:
-        made = Tcp(await trio.open_tcp_stream("127.0.0.1", self.port))
+        endpoint = trio.socket.socket()
+        if self.receive_buffer_bytes is not None:
+            endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer_bytes)
+        await endpoint.connect(("127.0.0.1", self.port))
+        made = Tcp(trio.SocketStream(endpoint))
         self._tcps.append(made)
         return made
 

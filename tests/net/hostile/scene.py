@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from hashlib import sha256
 from typing import Any
 
 import trio
@@ -24,11 +25,16 @@ from .attacker import Attacker, Identity
 
 ECHO = "/test/echo/1"
 ECHO_BYTES_MAX = 1 << 20
-LIMITS = Limits(handshake_s=1.0, handshakes_max=24, silent_s=2.0, serve_s=1.5, lookup_s=0.5, dht_stream_s=1.0)
+LIMITS = Limits(
+    connections_max=40, handshake_s=1.0, handshakes_max=24, silent_s=4.0, serve_s=1.5, lookup_s=0.5, dht_stream_s=1.0
+)
 """Short, because a case waits for what it holds open to be cut off."""
 TRAITOR = "traitor"
 """The name of an attacker who is an admitted member."""
 
+BLOB = bytes(16 << 20)
+BLOB_DIGEST = sha256(BLOB).digest()
+"""More than all buffers on the way hold."""
 BACK_S = 8.0
 
 Attack = Callable[[Attacker], Awaitable[None]]
@@ -36,6 +42,10 @@ Attack = Callable[[Attacker], Awaitable[None]]
 
 async def echo(peer: bytes, request: bytes) -> bytes:
     return request
+
+
+def hold_one(digest: bytes) -> bytes | None:
+    return BLOB if digest == BLOB_DIGEST else None
 
 
 async def exchange(victim: Network, friend: Network) -> None:
@@ -112,7 +122,7 @@ class Scene:
         self._token = trio.lowlevel.current_trio_token()
         self._closing = trio.Event()
         async with AsyncExitStack() as stack:
-            self.victim = await stack.enter_async_context(network("victim", limits=LIMITS))
+            self.victim = await stack.enter_async_context(network("victim", limits=LIMITS, blob_source=hold_one))
             self.friend = await stack.enter_async_context(network("friend", self.victim.addresses, limits=LIMITS))
             for one in (self.victim, self.friend):
                 one.admit([self.victim.peer_id, self.friend.peer_id, Identity(TRAITOR).id.to_base58().encode()])

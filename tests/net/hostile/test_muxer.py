@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from net.loopback import GOSSIP
+from p2pdfl.net import adapter, blobs
 from p2pdfl.net.limits import STREAMS_PER_CONNECTION_MAX, WINDOW_BYTES_MAX
 
 from .attacker import (
@@ -24,7 +25,7 @@ from .attacker import (
     Yamux,
     name_message,
 )
-from .scene import ECHO, LIMITS, TRAITOR, Attack, Scene
+from .scene import BLOB_DIGEST, LIMITS, TRAITOR, Attack, Scene
 from .test_connections import until_refused
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -174,15 +175,17 @@ async def pings_whose_answers_are_not_read(attacker: Attacker) -> None:
 
 
 async def replies_that_are_not_read(attacker: Attacker) -> None:
+    """The victim's writing stops; it then closes for silence.  As shipped, not before it has said goodbye."""
+    attacker.receive_buffer_bytes = 4096
     yamux = await attacker.yamux(Identity(TRAITOR))
-    for _ in range(8):
-        stream = await yamux.open(ECHO)
-        await yamux.send_frame(WINDOW, 0, stream.id, 1 << 30)
-        await stream.send((1 << 18 - 1).to_bytes(4, "big") + bytes(1 << 18 - 1))
-    before = trio.current_time()
-    while attacker.victim_id in attacker.victim._requests._served:
-        await trio.lowlevel.checkpoint()
-    assert trio.current_time() - before < 10 * LIMITS.serve_s
+    stream = await yamux.open(blobs.PROTOCOL)
+    await yamux.send_frame(WINDOW, 0, stream.id, 1 << 30)
+    await stream.send(len(BLOB_DIGEST).to_bytes(4, "big") + BLOB_DIGEST)
+    connections = adapter.swarm_of(attacker.victim._host).connections
+    assert Identity(TRAITOR).id in connections
+    with trio.fail_after(4 * LIMITS.silent_s):
+        while Identity(TRAITOR).id in connections:
+            await trio.lowlevel.checkpoint()
 
 
 async def half_a_header(attacker: Attacker) -> None:
