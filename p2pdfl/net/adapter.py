@@ -1,5 +1,7 @@
 """Every repair of py-libp2p that this project makes, each with its reason.  Written against, and only for, 0.8.1.
 
+Those of one layer are in adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux, adapter_peerstore and adapter_dht.
+
 The reasons were measured against live nodes: as shipped, one malformed message ends a node, inbound connection slots
 are never returned, and closing leaves sockets open.  Each repair has a test in tests/net that fails without it.
 """
@@ -11,7 +13,7 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -19,17 +21,18 @@ from weakref import WeakSet
 
 import trio
 from libp2p import new_host
-from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
+from libp2p.abc import INetConn, INetStream, IRawConnection
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
+from libp2p.identity.identify_push import ID_PUSH
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import IOException
 from libp2p.io.trio import TrioTCPStream
 from libp2p.kad_dht.common import BUCKET_SIZE
-from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
@@ -37,9 +40,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStoreError
-from libp2p.records.validator import NamespacedValidator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux, YamuxStream
@@ -51,13 +52,13 @@ from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
-from p2pdfl.net import adapter_frames
+from p2pdfl.net import adapter_dht, adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux
+from p2pdfl.net import adapter_peerstore as peerstore
+from p2pdfl.net.limits import Limits
 
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
 RESET_S = 1.0
-PROVIDER_ADDRESSES_MAX = 8
-"""Kept of one provider record."""
 
 
 class UnsupportedLibp2p(RuntimeError):
@@ -70,15 +71,8 @@ def check_version() -> None:
         raise UnsupportedLibp2p(f"py-libp2p {installed} is installed, the repairs are for {LIBP2P_VERSION}")
 
 
-def create_host(
-    key_seed: bytes,
-    *,
-    connections_max: int,
-    counters: Counter[str],
-    announce: list[Multiaddr],
-    handshakes_max: int = 64,
-) -> BasicHost:
-    """A host that speaks TCP, Noise and Yamux only, with every repair below applied, not yet listening.
+def create_host(key_seed: bytes, *, limits: Limits, counters: Counter[str], announce: list[Multiaddr]) -> BasicHost:
+    """A host that speaks TCP, Noise and Yamux only, with every repair applied, not yet listening.
 
     key_seed: 32 bytes, the ed25519 seed.  announce: read at every use; when it is empty the host announces what it
     listens on.
@@ -86,16 +80,30 @@ def create_host(
     check_version()
     _quiet_logs()
     _batch_window_updates()
-    adapter_frames.repair()
+    for part in (adapter_frames, adapter_yamux, adapter_negotiation, adapter_dht, peerstore):
+        part.repair()
     key_pair = create_new_key_pair(key_seed)
+    known = peerstore.BoundedPeerStore(
+        ID.from_pubkey(key_pair.public_key),
+        peers_max=limits.known_addresses_max,
+        addresses_max=limits.addresses_per_peer_max,
+    )
+    # The library's own bounds are out of reach: it refuses the newcomer, whoever it is (adapter_inbound).
+    connections_max = limits.connections_max + limits.handshakes_max
     host = new_host(
+        peerstore_opt=known,
         key_pair=key_pair,
         # As shipped, TLS, secio and plaintext are on offer too.
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_opt={TProtocol(YAMUX_ID): Yamux},  # as shipped, Mplex too, which has no flow control
         transports=[CountedTCP(counters)],
         connection_config=ConnectionConfig(
-            max_connections=connections_max, min_connections=0, low_watermark=0, high_watermark=connections_max
+            max_connections=connections_max,
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=connections_max,
+            inbound_upgrade_timeout=limits.handshake_s,
+            inbound_stream_protocol_negotiation_timeout=limits.handshake_s,
         ),
         addrs_factory=lambda candidates: announce or candidates,
         # What strangers claim to see as our address must not be announced as ours.
@@ -105,12 +113,26 @@ def create_host(
     swarm_of(host).retry_config = RetryConfig(max_retries=0)  # discovery has its own backoff
     # As shipped, it dials whatever addresses strangers put into the peerstore, up to half of connections_max.
     swarm_of(host).auto_connector.maybe_connect = _connect_nobody  # type: ignore[method-assign]
+    # Which also kept its list of who left short.
+    swarm_of(host).auto_connector.record_disconnect = lambda peer_id: None  # type: ignore[method-assign]
     # Asking everybody who they are doubles the CPU of a connection, and the answer is unsigned; gossip's hello and the
     # DHT carry signed address records.  Who asks us is answered.
     host._schedule_identify = lambda peer_id, *, reason: None  # type: ignore[method-assign]
+    # Anybody may push anything about himself, and 1000 addresses take a second to compare.
+    host.remove_stream_handler(ID_PUSH)
+    known.is_connected = lambda peer: is_connected(host, peer)
+    # As shipped, a second set of limits: 256 inbound, and fewer for a while when they are reached.
+    swarm_of(host).set_resource_manager(None)
     _contain_stream_failures(host, counters)
-    _release_inbound_slots(swarm_of(host), handshakes_max, counters)
+    adapter_inbound.repair(swarm_of(host), lambda peer: peer in known.protected, limits, counters)
     return host
+
+
+def protect(host: BasicHost, peers: Collection[ID]) -> None:
+    """These keep their connections and addresses when strangers have to make room."""
+    known = host.get_peerstore()
+    assert isinstance(known, peerstore.BoundedPeerStore)
+    known.protected = frozenset(peers)
 
 
 def swarm_of(host: BasicHost) -> Swarm:
@@ -235,32 +257,6 @@ async def abort(connection: INetConn) -> None:
         stream.stream.socket.close()
     # Not cut short: the library tells others that it has ended as the last thing it does.
     await _close_connection(connection)
-
-
-def create_dht(host: BasicHost, *, task_key: bytes, provider_keys_max: int) -> KadDHT:
-    """Bounded in what strangers may store: as shipped, `enable_providers` and `enable_values` change nothing, anyone
-    may store 50,000 values of 1 MB, and provider records under as many keys as he likes."""
-    refuse_all = NamespacedValidator({}, strict_validation=True)
-    # Members may well share a subnet; what keeps Sybils out is registration, not their addresses.
-    dht = KadDHT(
-        host,
-        DHTMode.SERVER,
-        validator=refuse_all,
-        validator_changed=True,
-        strict_validation=True,
-        max_peers_per_subnet=0,
-    )
-    store = dht.provider_store
-    add = store.add_provider
-
-    def add_bounded(key: bytes, provider: PeerInfo) -> None:
-        if key not in store.providers and len(store.providers) > provider_keys_max:
-            # The oldest key goes, never the task's own.
-            del store.providers[next(other for other in store.providers if other != task_key)]
-        add(key, PeerInfo(provider.peer_id, provider.addrs[:PROVIDER_ADDRESSES_MAX]))
-
-    store.add_provider = add_bounded  # type: ignore[method-assign]
-    return dht
 
 
 async def ask_for_providers(dht: KadDHT, peer: ID, key: bytes, *, timeout_s: float) -> tuple[list[ID], list[ID]]:
@@ -396,40 +392,14 @@ def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
         except Exception:  # noqa: BLE001 - this is where a handler's failures stop
             counters["contained: stream"] += 1
             await reset_quietly(stream)
+        finally:
+            muxed = stream.muxed_stream  # type: ignore[attr-defined]
+            if muxed.send_closed:
+                adapter_yamux.forget(muxed)
+            else:
+                await reset_quietly(stream)
 
     swarm.set_stream_handler(contained)
-
-
-def _release_inbound_slots(swarm: Swarm, handshakes_max: int, counters: Counter[str]) -> None:
-    """The task that accepted a connection holds its slot until the connection ends; of those that are still shaking
-    hands, the oldest makes room.
-
-    As shipped it holds it until the Swarm ends, so a node accepts connections_max connections in its whole life.  And
-    whoever opens that many sockets and says nothing keeps everybody else out, for 10 s a socket.
-    """
-    upgrade = swarm.upgrade_inbound_raw_conn
-    shaking_hands: dict[trio.CancelScope, None] = {}
-
-    async def upgrade_and_stay(raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
-        if len(shaking_hands) >= handshakes_max:
-            counters["refused: too many handshakes"] += 1
-            oldest = next(iter(shaking_hands))
-            del shaking_hands[oldest]
-            oldest.cancel()
-        muxed: IMuxedConn | None = None
-        with trio.CancelScope() as scope:
-            shaking_hands[scope] = None
-            try:
-                muxed = await upgrade(raw_conn, maddr)
-            finally:
-                shaking_hands.pop(scope, None)
-        if muxed is not None:
-            for connection in list(swarm.connections.get(muxed.peer_id, ())):
-                if connection.muxed_conn is muxed:
-                    await connection.event_closed.wait()  # type: ignore[attr-defined]
-        raise SwarmException("inbound connection ended")  # the caller closes the socket and returns the slot
-
-    swarm.upgrade_inbound_raw_conn = upgrade_and_stay  # type: ignore[method-assign]
 
 
 class _CountedStream(TrioTCPStream):

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 import trio
 from libp2p.abc import INetConn
 from libp2p.host.basic_host import BasicHost
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.kad_dht.utils import sort_peer_ids_by_distance
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
+from p2pdfl.net.adapter_dht import DhtGuard
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.liveness import Liveness
 from p2pdfl.net.pubsub import Gossip
@@ -83,7 +85,9 @@ class Discovery:
         """bootstrap: grows with `dial`.  task_key: a multihash, under which the task's peers leave provider records."""
         self._host = host
         self._gossip = gossip
-        self.dht = adapter.create_dht(host, task_key=task_key, provider_keys_max=limits.provider_keys_max)
+        # Members may well share a subnet; what keeps Sybils out is registration, not their addresses.
+        self.dht = KadDHT(host, DHTMode.SERVER, max_peers_per_subnet=0)
+        self.dht_guard = DhtGuard(host, self.dht, limits=limits, counters=counters)
         self._given = bootstrap
         self._bootstrap: dict[ID, list[Multiaddr]] = {}
         for info in bootstrap:

@@ -36,7 +36,6 @@ class Gate:
         self._guard = guard
         self._limits = limits
         self._counters = counters
-        self._adding: Counter[ID] = Counter()
         self._streams: dict[ID, set[INetStream]] = {}
         self._accept = self._swarm._handle_inbound_connection
         self._add = self._swarm.add_conn
@@ -69,33 +68,18 @@ class Gate:
 
     async def _add_gated(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         peer = muxed_conn.peer_id
-        reason = self._reason_to_refuse_connection(peer, _source(_socket_stream(muxed_conn)))
-        if reason is not None:
-            self._counters[f"refused: {reason}"] += 1
+        if not self._guard.may_stay(peer, _source(_socket_stream(muxed_conn)) or None):
+            self._counters["refused: peer is refused"] += 1
             scope = getattr(muxed_conn, "_resource_scope", None)
             if scope is not None:
                 scope.close()
             await _cut(muxed_conn, muxed_conn.close)
-            raise SwarmException(reason)
-        self._adding[peer] += 1
-        try:
-            connection = await self._add(muxed_conn, direction)
-        finally:
-            self._adding[peer] -= 1
-            if not self._adding[peer]:
-                del self._adding[peer]
+            raise SwarmException("peer is refused")
+        connection = await self._add(muxed_conn, direction)
         if self._guard.is_refused(peer):
             await cut(connection)
             raise SwarmException("peer is refused")
         return connection
-
-    def _reason_to_refuse_connection(self, peer: ID, source: str) -> str | None:
-        if not self._guard.may_stay(peer, source or None):
-            return "peer is refused"
-        held = len(self._swarm.connections.get(peer, ()))
-        if held + self._adding[peer] >= self._limits.connections_per_peer_max:
-            return "too many connections of a peer"
-        return None
 
     async def _dial_gated(self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None) -> INetConn:
         if self._guard.is_refused(peer_id):

@@ -75,13 +75,9 @@ async def open_network(
     memory = Remembered(remembered)
 
     def create_host() -> BasicHost:
-        return adapter.create_host(
-            key_seed,
-            connections_max=limits.connections_max,
-            handshakes_max=limits.handshakes_max,
-            counters=counters,
-            announce=announced,
-        )
+        host = adapter.create_host(key_seed, limits=limits, counters=counters, announce=announced)
+        adapter.protect(host, [info.peer_id for info in bootstrap_peers])
+        return host
 
     def create_discovery() -> Discovery:
         return Discovery(
@@ -251,6 +247,7 @@ class Network:
         """
         self._admitted = peers = [_peer(text) for text in peer_ids]
         self._guard.admit(peers)
+        adapter.protect(self._host, peers)
         self._gossip.admit(peers)
         self._discovery.admit(peers)
 
@@ -326,6 +323,8 @@ class Network:
         self._gate = Gate(host, self._guard, limits=self._limits, counters=self.counters)
         self._gossip = self._create_gossip()
         self._gossip.carry_on(before)
+        if self._admitted is not None:
+            adapter.protect(host, self._admitted)
         self._requests.move_to(host)
         before.announce_change()
 

@@ -7,18 +7,47 @@ from dataclasses import dataclass
 from p2pdfl import params
 from p2pdfl.net.rates import PASS_ON, Rate
 
+# What the repaired library holds for one peer (adapter.py); the same for all hosts of a process.
+STREAMS_PER_CONNECTION_MAX = 64
+"""Opened by the other side.  An honest peer has one of gossip and a few of requests."""
+WINDOW_BYTES_MAX = 4 << 20
+"""Of one Yamux stream: unread bytes of it that a peer may make us hold.  200 Mbit/s at a round trip of 160 ms."""
+PROTOCOL_NAME_BYTES_MAX = 1024
+"""What go-multistream takes."""
+PROTOCOL_PROPOSALS_MAX = 32
+"""In one negotiation, with its greeting."""
+ADDRESS_BYTES_MAX = 128
+ADDRESS_RECORD_BYTES_MAX = 1024
+"""A peer's signed addresses; one of eight IP addresses has about 350."""
+DHT_MESSAGE_BYTES_MAX = 48 << 10
+"""20 peers, each with eight addresses and a signed record, all of the largest size: what our own answers may have."""
+assert 20 * (8 * (ADDRESS_BYTES_MAX + 4) + ADDRESS_RECORD_BYTES_MAX + 64) < DHT_MESSAGE_BYTES_MAX
+DHT_PROVIDED_KEYS_MAX = 256
+DHT_PROVIDER_ADDRESSES_MAX = 8
+"""Provider records kept for others: keys, and addresses of one provider.  A key has at most 20 providers."""
+GOODBYE_S = 1.0
+"""For the last frame of a connection that we close."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     connections_max: int = 300
-    """In and out together; beyond it new ones are closed."""
+    """In and out together; beyond it the oldest of strangers make room for new ones."""
     strangers_max: int = 128
     """Connections of peers that are no members, who may need us to find others.  Beyond it one drawn by lot is closed:
     members always find room, and who brings many loses many."""
     handshakes_max: int = 64
-    """Inbound ones at once; then the oldest is broken off."""
+    """Inbound connections that have not finished their handshake; beyond it the oldest make room for new ones."""
+    handshake_s: float = 5.0
+    """For one connection's handshake, and for one stream to agree on its protocol.  Who dials waits no longer."""
     connections_per_peer_max: int = 3
     """Two that dial each other at once have two; the third covers one that died unnoticed."""
+    known_addresses_max: int = 1000
+    """Peers whose addresses are kept."""
+    dht_stream_s: float = 5.0
+    dht_streams_per_peer_max: int = 2
+    dht_streams_max: int = 64
+    """Questions of the DHT being answered.  An honest peer asks one at a time."""
     message_bytes_max: int = params.PACKET_BYTES_MAX
     """One gossip message."""
     incoming_messages_max: int = 1024
@@ -137,8 +166,6 @@ class Limits:
     provider_questions_max: int = 6
     provider_records_at: int = 3
     """Peers that our record is left at."""
-    provider_keys_max: int = 256
-    """Of other tasks, whose records we keep for others: 20 providers each."""
     remember_s: float = 10.0
     """How old the file of remembered peers may be when something has changed."""
     deaf_s: float = 8.0
@@ -203,4 +230,6 @@ class Limits:
         assert self.redial_s <= self.redial_s_max
         assert 2 * self.look_s <= self.ping_s
         assert 2 * self.ping_s <= self.silent_s  # whichever way the jitter fell, an answer has time to come
+        assert self.handshake_s >= 1  # py-libp2p rounds it down to seconds, and takes 0 for 30
+        assert self.dht_streams_per_peer_max <= self.dht_streams_max
         assert self.lookup_s <= self.lookup_s_max

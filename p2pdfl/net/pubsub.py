@@ -422,6 +422,8 @@ class Gossip(Pubsub):
         super()._handle_dead_peer(peer_id)
         if peer_id not in self.peer_queues:
             del self._outbound_bytes[peer_id]
+        # As shipped, what a peer grafted and pruned that we never had a stream to stays for ever.
+        self.mesh.remove_peer(peer_id)
         self.announce_change()
 
     def _forget_all_subscriptions(self, peer_id: ID) -> None:
@@ -490,6 +492,14 @@ class Mesh(GossipSub):
 
     def get_protocols(self) -> list[TProtocol]:
         return [PROTOCOL_ID_V11]
+
+    def remove_peer(self, peer_id: ID) -> None:
+        super().remove_peer(peer_id)
+        # As shipped, who pruned us is remembered for ever.
+        backing_off = self.back_off.get(self._topic, {})
+        backing_off.pop(peer_id, None)
+        if not backing_off:
+            self.back_off.pop(self._topic, None)
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         for graft in rpc.control.graft[:1]:

@@ -289,18 +289,6 @@ def _of_another_topic(number: int) -> rpc_pb2.Message:
     return made
 
 
-async def test_one_peer_has_only_so_many_connections() -> None:
-    async with networks(2) as (victim, friend), stranger() as attacker:
-        swarm = adapter.swarm_of(attacker.host)
-        for _ in range(Limits().connections_per_peer_max + 3):
-            with suppress(*GONE):
-                await swarm.dial_addr(victim._host.get_addrs()[0], peer_of(victim))
-        await until(lambda: victim.counters["refused: too many connections of a peer"] >= 3)
-        held = adapter.swarm_of(victim._host).connections[attacker.id]
-        assert len(held) <= Limits().connections_per_peer_max
-        await assert_works(victim, friend)
-
-
 async def open_silent(attacker: Stranger, victim: Network, count: int) -> None:
     """Streams that agree on nothing."""
     connection = adapter.swarm_of(attacker.host).connections[peer_of(victim)][0]
