@@ -116,6 +116,8 @@ def verdict(summary: Summary) -> Group:
     facts = Text(
         f"{summary.rounds} rounds in {summary.wall_seconds:.0f} s, {seconds} per training round (median); "
         f"accuracy {accuracy}; {len(summary.anchors)} anchors on chain\n"
+        f"{summary.late_rounds} rounds closed late, {summary.missing_commits} COMMITs missing; "
+        f"{_network(summary)}\n"
         f"honest peers' time, together: {spent}; sent per peer and round: "
         f"{(summary.bytes_sent_per_peer_per_round or 0) / 1000:.0f} kB"
     )
@@ -139,6 +141,10 @@ def _peer_cells(row: PeerRow) -> tuple[str, ...]:
         f"{row.slashed_wei / 10**18:g}" if row.slashed_wei else "",
         row.ended,
     )
+
+
+def _network(summary: Summary) -> str:
+    return "on loopback" if summary.conditions is None else f"on {summary.network}: {summary.conditions}"
 
 
 def _short(value: Any) -> str:

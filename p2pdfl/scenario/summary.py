@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, PeerRecord
-from p2pdfl.scenario.spec import Scenario
+from p2pdfl.scenario.spec import Conditions, Scenario
 
 
 class _Row(BaseModel):
@@ -59,10 +59,18 @@ class Expectation(_Row):
 class Summary(_Row):
     scenario: str
     ok: bool
+    network: str
+    """What carried the peers' packets: loopback, a bridge or a relay."""
+    conditions: Conditions | None
+    """Between peers; none on loopback."""
     peers: list[PeerRow]
     honest_banned: int
     accusations: int
     rounds: int
+    late_rounds: int
+    """Closed in a view after the first: the first leader was away, or too slow for the timers."""
+    missing_commits: int
+    """Summed over rounds: peers of which the head names no COMMIT."""
     final_accuracy: float | None
     model_digest: dict[str, str]
     """Per honest peer that reached the end: digest of model and outer optimizer after the last round."""
@@ -86,10 +94,13 @@ def summarize(
     *,
     wall_seconds: float,
     problems: Sequence[str] = (),
+    network: str = "loopback",
 ) -> Summary:
     """problems: what went wrong with the run itself (a stall, an interruption); any makes it not ok."""
     honest = [record for record in records if record.name not in scenario.behaviours]
     finished = [record for record in honest if record.result is not None]
+    # Honest peers agree on a round's head; one may have closed it in a later view than another.
+    closed = {line.round: line for record in honest for line in record.rounds.values()}
     bans = _bans(honest)
     peers = [_peer_row(scenario, record, bans, slashes) for record in records]
     expected = judge(scenario, records, anchors, slashes, problems=problems)
@@ -98,10 +109,14 @@ def summarize(
     return Summary(
         scenario=scenario.name,
         ok=all(item.held for item in expected),
+        network=network,
+        conditions=scenario.conditions,
         peers=peers,
         honest_banned=sum(1 for record in honest if record.address in bans),
         accusations=len(_accusations(honest)),
         rounds=max((len(record.rounds) for record in honest), default=0),
+        late_rounds=sum(line.view > 0 for line in closed.values()),
+        missing_commits=sum(len(records) - line.commits for line in closed.values()),
         final_accuracy=median(accuracies) if accuracies else None,
         model_digest={record.name: record.result.state for record in finished if record.result},
         anchors=sorted(anchors, key=lambda row: row.epoch),
@@ -127,7 +142,8 @@ def judge(
 ) -> list[Expectation]:
     """The scenario's expectations, and what every run must show."""
     honest = [record for record in records if record.name not in scenario.behaviours]
-    unharmed = [record for record in honest if record.name not in scenario.faults_by_name]
+    killed = {name for name, fault in scenario.faults_by_name.items() if fault.kind == "kill"}
+    unharmed = [record for record in honest if record.name not in killed]
     finished = [record for record in honest if record.result is not None]
     expected = scenario.expected
     items = [_equal("the run went through", [], list(problems))]
