@@ -21,11 +21,11 @@ class Strike:
     began_s: float | None = None
     others_round: int = 0
     """The furthest that the others were when it began."""
-    is_over: bool = False
+    ended_s: float | None = None
 
     @property
     def is_on(self) -> bool:
-        return self.began_s is not None and not self.is_over
+        return self.began_s is not None and self.ended_s is None
 
     def step(self, own_round: int | None, others_round: int, now_s: float) -> Step | None:
         """What is due now, once each.  A kill has no end."""
@@ -34,9 +34,9 @@ class Strike:
                 return None
             self.began_s, self.others_round = now_s, others_round
             return Step.BEGIN
-        if self.is_over or not self._has_lasted(others_round, now_s - self.began_s):
+        if self.ended_s is not None or not self._has_lasted(others_round, now_s - self.began_s):
             return None
-        self.is_over = True
+        self.ended_s = now_s
         return Step.END
 
     def _has_lasted(self, others_round: int, elapsed_s: float) -> bool:

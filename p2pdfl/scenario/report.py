@@ -133,6 +133,10 @@ def _peer_cells(row: PeerRow) -> tuple[str, ...]:
     behaviour = "honest" if row.behaviour is None else f"{row.behaviour} from round {row.from_round}"
     if row.fault is not None:
         behaviour += f", {row.fault}"
+    if row.noticed_s is not None:
+        behaviour += f", noticed in {row.noticed_s:.1f} s"
+    if row.caught_up_s is not None:
+        behaviour += f", caught up in {row.caught_up_s:.1f} s"
     return (
         row.name,
         behaviour,

@@ -138,6 +138,7 @@ class _Run:
             slashes,
             wall_seconds=wall_seconds,
             problems=self.problems,
+            strikes={peer.record.name: peer.strike for peer in self.peers if peer.strike is not None},
             network="loopback" if self.network is None else self.network.how,
         )
         report.write(self.directory, self.scenario, records, summary)
@@ -232,7 +233,7 @@ class _Run:
         # Asked first, so that what is read below is all that an ended process has written.
         record.exit_code = peer.process.exitcode
         for line in peer.tail.lines():
-            record.add(line)
+            record.add(line, time.monotonic())
         self._read_result(peer)
         self._strike(peer, screen)
         if record.exit_code is not None and not peer.is_reported:
@@ -302,7 +303,7 @@ class _Run:
         for peer in self.peers:
             peer.record.exit_code = peer.process.exitcode
             for line in peer.tail.lines():
-                peer.record.add(line)
+                peer.record.add(line, time.monotonic())
             try:
                 peer.record.result = read_result(peer.home / "result.json")
             except ValueError as error:

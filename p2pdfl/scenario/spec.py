@@ -131,6 +131,10 @@ class Expected(_Table):
     """Default: every epoch is anchored."""
     finished_peers_min: int | None = Field(default=None, ge=0)
     """Honest peers that reach the end.  Default: all but those that are killed."""
+    noticed_s_max: float | None = Field(default=None, gt=0)
+    """From each fault until all other honest peers have lost the connection."""
+    all_commit_at_end: bool = False
+    """The last round's head names a COMMIT of every peer: whoever had a fault takes part again."""
 
 
 class Scenario(_Table):
