@@ -6,6 +6,7 @@ from the chain alone.  Pure: nothing is read or written here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
@@ -45,7 +46,7 @@ class PeerRow(_Row):
     noticed_s: float | None
     """From the fault until the last of the honest others that were at it or through had lost the connection to it."""
     caught_up_s: float | None
-    """From the fault's end until this peer closed the round that the others had come to by then."""
+    """From the fault's end until this peer closed a round before any of the others had closed the next."""
     ended: str
     caught_round: int | None
     """Round whose head listed the verdict or the evidence."""
@@ -285,21 +286,18 @@ def noticed_s(strike: Strike, struck: PeerRecord, others: Sequence[PeerRecord]) 
 
 
 def caught_up_s(strike: Strike, struck: PeerRecord, others: Sequence[PeerRecord]) -> float | None:
-    """Seconds from the strike's end until the peer was where the others then were.  None if it never was."""
-    ended_s = strike.ended_s
-    if ended_s is None:
+    """Seconds from the strike's end until the peer closed a round before any of the others had closed the next."""
+    if strike.ended_s is None:
         return None
-    goal = max(
-        (
-            line.round
-            for other in others
-            for line in other.all(RoundClosed)
-            if other.start_s + line.ms / 1000 <= ended_s
-        ),
-        default=0,
-    )
-    times_s = [struck.start_s + line.ms / 1000 for line in struck.all(RoundClosed) if line.round >= goal]
-    return round(max(0.0, min(times_s) - ended_s), 3) if times_s else None
+    first_s: dict[int, float] = {}
+    for other in others:
+        for line in other.all(RoundClosed):
+            first_s[line.round] = min(first_s.get(line.round, math.inf), other.start_s + line.ms / 1000)
+    for line in struck.all(RoundClosed):
+        at_s = struck.start_s + line.ms / 1000
+        if at_s >= strike.ended_s and line.round + 1 in first_s and at_s < first_s[line.round + 1]:
+            return round(at_s - strike.ended_s, 3)
+    return None
 
 
 def _peer_row(
