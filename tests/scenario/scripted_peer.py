@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     options, _ = parser.parse_known_args(argv)
     script = task.load(options.task).task.name
     (options.home / "pid").write_text(str(os.getpid()))
+    (options.home / "network_namespace").write_text(os.readlink("/proc/self/ns/net"))
     if script == "mute":
         print("no port is free", file=sys.stderr)
         return 3
