@@ -6,11 +6,11 @@ when the runner's process ends, however that ends.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -33,8 +33,6 @@ MEASURE_S = 120.0
 
 LAZY_IMPORTS = ("p2pdfl.joining", "torch._inductor.config", "sklearn.datasets")
 """What a peer, torch and the built-in data import on first use: seconds of processor time that each would spend."""
-
-PR_SET_PDEATHSIG = 1
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -109,12 +107,27 @@ class ChainProcess:
         stop([self._process])
 
 
+class Stopped:
+    """A process by SIGSTOP, until `go_on` or the end of this one, however that ends: it could not follow it."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._waker = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _; kill -CONT "$0"', str(process.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        send(process, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._waker.communicate()
+
+
 def stop(processes: Sequence[BaseProcess], *, patience_s: float = STOP_S) -> None:
     """Asks all to end, waits for them together, kills who has not.  Those that ended already are left alone."""
     for process in processes:
         if process.is_alive():
             process.terminate()
-            send(process, signal.SIGCONT)  # a stopped process would not hear of it
     deadline_s = time.monotonic() + patience_s
     try:
         for process in processes:
@@ -205,8 +218,6 @@ def _write_to(log: str) -> None:
 def live_as_long_as_the_runner() -> None:
     """Its own session, so that Ctrl-C reaches the runner alone; but no orphan when the runner is killed."""
     os.setsid()
-    # The thread below does not run in a process that is stopped.  The fork server ends with the runner.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = multiprocessing.parent_process()
     assert parent is not None

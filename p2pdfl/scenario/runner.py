@@ -43,7 +43,7 @@ from p2pdfl.scenario.live import Display, display
 from p2pdfl.scenario.namespaces import Unavailable
 from p2pdfl.scenario.network import NetworkProcess
 from p2pdfl.scenario.places import make_room
-from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, send, stop
+from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, Stopped, send, stop
 from p2pdfl.scenario.spec import Fault, Scenario
 from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, describe_end, summarize
 from p2pdfl.store import Store, StoreError
@@ -90,6 +90,7 @@ class _Peer:
     tail: EventTail
     process: BaseProcess
     strike: Strike | None = None
+    stopped: Stopped | None = None
     is_reported: bool = False
 
     @property
@@ -117,7 +118,7 @@ class _Run:
                 running.callback(self.network.stop)
             published = self._publish(chain)
             screen = running.enter_context(display(self.console, self.scenario))
-            running.callback(lambda: stop([peer.process for peer in self.peers]))
+            running.callback(self._stop_peers)
             try:
                 self._connect_the_network(chain, screen)
                 self._start_peers()
@@ -125,7 +126,7 @@ class _Run:
             except KeyboardInterrupt:
                 self.problems.append("interrupted")
                 screen.say("interrupted; the peers are being stopped")
-            stop([peer.process for peer in self.peers])
+            self._stop_peers()
             self._read_what_is_left()
             wall_seconds = time.monotonic() - started_s
             named_blocks = self._keep_the_outcome()
@@ -270,8 +271,18 @@ class _Run:
                 self.network.plug_in(peer.record.name)
         elif fault.kind == "kill":
             send(peer.process, signal.SIGKILL)
-        else:
-            send(peer.process, signal.SIGSTOP if step is Step.BEGIN else signal.SIGCONT)
+        elif step is Step.BEGIN:
+            peer.stopped = Stopped(peer.process)
+        elif peer.stopped is not None:
+            peer.stopped.go_on()
+            peer.stopped = None
+
+    def _stop_peers(self) -> None:
+        for peer in self.peers:
+            if peer.stopped is not None:
+                peer.stopped.go_on()
+                peer.stopped = None
+        stop([peer.process for peer in self.peers])
 
     def _report_end(self, peer: _Peer, screen: Display) -> None:
         record = peer.record
