@@ -57,10 +57,10 @@ FUND_MARGIN_WEI = 10**18
 """Beyond the deposit, for gas."""
 STORE_LOST = "store.lost"
 """In the home of a peer whose store is gone while its key is there: it may have signed what it no longer knows."""
-CONNECTIONS_WATCH_S = 0.25
-"""Between looks at who is connected; what is seen is told, and nothing rests on it."""
 CONNECT_S = 30.0
 """How long a peer waits to see all other members before the first round; the rounds work with fewer."""
+CONNECTIONS_WATCH_S = 0.25
+"""Between looks at who is connected; what is seen is told, and nothing rests on it."""
 
 
 class PeerError(Exception):
