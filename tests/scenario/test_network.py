@@ -8,13 +8,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from p2pdfl import cli
+from p2pdfl.chain.devchain import devchain
+from p2pdfl.chain.rpc import HttpRpc
 from p2pdfl.scenario import namespaces, network, runner
 from p2pdfl.scenario.namespaces import Unavailable
 from p2pdfl.scenario.network import NetworkProcess
@@ -127,6 +129,15 @@ def test_a_cable_is_pulled_and_put_back(delay_ms: int) -> None:
         assert here.recv(100) == b"again"
         send(process, b"and back", here, "peer1")
         assert there.recv(100) == b"and back"
+
+
+def test_the_chain_is_reached_at_the_same_url_inside_a_namespace() -> None:
+    inside = namespaces.path_of(namespaces.create())
+    namespaces.run(inside, ["ip", "link", "set", "lo", "up"])
+    with devchain(block_s=0) as chain, namespaces.inside(inside), closing(HttpRpc(chain.url)) as rpc:
+        assert not rpc.is_connected()
+        chain.listen_here_too()
+        assert rpc.is_connected()
 
 
 def test_the_network_is_gone_with_its_process() -> None:
