@@ -12,6 +12,8 @@ EXIT_NOT_AS_EXPECTED = 1
 EXIT_USAGE = 2
 """The command line or a file it names cannot be used."""
 EXIT_FAILED = 3
+EXIT_SKIPPED = 77
+"""This machine cannot give a scenario the network that it wants; the number that automake's tests use for it."""
 EXIT_INTERRUPTED = 130
 
 PLAIN_WIDTH = 120
@@ -44,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run a whole network on this machine, with cheaters, and judge what came of it",
         description="Run a whole network on this machine: a chain, one process per peer, cheaters and faults as the "
         "scenario says.  Exit code 0 if everything came out as the scenario expects, 1 if not, 2 if the scenario "
-        "cannot be used, 3 if the run failed.",
+        "cannot be used, 3 if the run failed, 77 if this machine cannot give it the network that it wants.",
     )
     scenario.add_argument("scenario", metavar="FILE_OR_NAME", help="a scenario file, or NAME for scenarios/NAME.toml")
     scenario.add_argument(
@@ -118,7 +120,7 @@ def _peer(arguments: list[str]) -> int:
 def _scenario(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from p2pdfl.scenario import report, runner, spec
+    from p2pdfl.scenario import namespaces, report, runner, spec
 
     console = Console()
     if not console.is_terminal:
@@ -128,6 +130,8 @@ def _scenario(options: argparse.Namespace) -> int:
         summary = runner.run(path, options.out, peer_entry=PEER_ENTRY, console=console, keep=options.keep)
     except spec.ScenarioError as error:
         return _complain(str(error), EXIT_USAGE)
+    except namespaces.Unavailable as error:
+        return _complain(f"skipped: {options.scenario} wants a network of its own: {error}", EXIT_SKIPPED)
     except runner.RunFailed as error:
         return _complain(str(error), EXIT_FAILED)
     report.print_verdict(console, options.out / summary.scenario, summary)

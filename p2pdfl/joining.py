@@ -63,6 +63,8 @@ PEERS = "peers.json"
 """In the home: the members met, tried first after a restart."""
 CONNECT_S = 30.0
 """How long a peer waits to see all other members before the first round; the rounds work with fewer."""
+CONNECTIONS_WATCH_S = 0.25
+"""Between looks at who is connected; what is seen is told, and nothing rests on it."""
 
 
 class PeerError(Exception):
@@ -238,9 +240,12 @@ class _Peer:
                     history_rounds=setup.history_rounds,
                 )
                 bodies.append(node.body)
-                await node.run(
-                    on_result=lambda result: self._report(result, network, journal, keys), linger_s=options.linger_s
-                )
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_watch_connections, network, journal)
+                    await node.run(
+                        on_result=lambda result: self._report(result, network, journal, keys), linger_s=options.linger_s
+                    )
+                    nursery.cancel_scope.cancel()
             finally:
                 chain.close()
 
@@ -375,6 +380,19 @@ class _Peer:
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
+
+
+async def _watch_connections(network: Network, journal: Journal) -> None:
+    """Tells which members come and go."""
+    known = network.connected()
+    while True:
+        await trio.sleep(CONNECTIONS_WATCH_S)
+        connected = network.connected()
+        for peer_id in sorted(known - connected):
+            journal.write("lost", {"peer_id": peer_id.decode()})
+        for peer_id in sorted(connected - known):
+            journal.write("found", {"peer_id": peer_id.decode()})
+        known = connected
 
 
 def _tell(event: str, fields: Mapping[str, Value]) -> None:
