@@ -1,6 +1,7 @@
 """Every repair of py-libp2p that this project makes, each with its reason.  Written against, and only for, 0.8.1.
 
-Those of one layer are in adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux, adapter_peerstore and adapter_dht.
+Those of one layer are in adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux, adapter_peerstore and
+adapter_dht.
 
 The reasons were measured against live nodes: as shipped, one malformed message ends a node, inbound connection slots
 are never returned, and closing leaves sockets open.  Each repair has a test in tests/net that fails without it.
