@@ -1,7 +1,7 @@
 """What gossip costs, with py-libp2p's router as shipped and with ours: every peer a process, all on loopback.
 
 In a phase everybody publishes one message and the phase is over when everybody has heard everybody, or after 20 s.
-Processor time is summed over all processes, from before the first phase until two seconds after the last, so what a router
+Processor time is summed over all processes, from before the first phase until 2 s after the last, so what a router
 sends afterwards is in it; with --pause, so is all that it does between phases.
 
 Then the reveal: everybody announces a blob at once and fetches everybody else's by digest.
