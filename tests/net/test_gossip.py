@@ -135,6 +135,22 @@ async def test_a_broken_stream_is_opened_again_and_what_it_lost_comes_otherwise(
         await everybody_hears_everybody(peers)
 
 
+async def test_a_peer_that_does_not_answer_at_first_is_asked_again() -> None:
+    """As shipped, once is all: the two stay connected and silent."""
+    opened = trio.Event()
+
+    async def note(stream: INetStream) -> None:
+        opened.set()
+        await trio.sleep_forever()
+
+    async with network("victim") as victim, stranger() as busy:
+        assert await busy.dial(victim)
+        await until(lambda: victim.counters["gossip streams failed"] > 0)
+        busy.host.set_stream_handler(TProtocol(GOSSIP), note)
+        with trio.fail_after(15):
+            await opened.wait()
+
+
 async def test_messages_that_wait_for_one_peer_are_written_together() -> None:
     async with networks(2) as (one, other):
         frames = [encode_varint_prefixed(rpc(b"%03d" % n).SerializeToString()) for n in range(20)]
