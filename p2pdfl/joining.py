@@ -84,6 +84,7 @@ class Options:
     home: Path
     name: str
     listen: list[str]
+    announce: list[str]
     bootstrap: list[str]
     fund: bool
     linger_s: float
@@ -184,6 +185,7 @@ class _Peer:
         async with open_network(
             key_seed=keys.peer_secret,
             listen=options.listen,
+            announce=options.announce,
             bootstrap=options.bootstrap,
             topic=f"/p2pdfl/1/{task_id.hex()}",
             blob_source=lambda digest: bodies[0](digest) if bodies else None,
@@ -234,9 +236,14 @@ class _Peer:
         address = "0x" + keys.address.hex()
         peer_id = network.peer_id.decode()
         journal.write("started", {"address": address, "peer_id": peer_id})
-        facts = {"peer_id": peer_id, "addresses": network.addresses, "address": address}
+        facts = {
+            "peer_id": peer_id,
+            "addresses": network.addresses,
+            "listening": network.listening,
+            "address": address,
+        }
         _write(self._options.home / "address.json", facts)
-        self._say(f"{self._options.name} is {address}, listening; others join with")
+        self._say(f"{self._options.name} is {address}, listening on {', '.join(network.listening)}; others join with")
         for multiaddr in network.addresses:
             self._say(f"    --bootstrap {multiaddr}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 home=parsed.home,
                 name=parsed.name or parsed.home.resolve().name,
                 listen=parsed.listen or ["/ip4/127.0.0.1/tcp/0"],
+                announce=parsed.announce,
                 bootstrap=parsed.bootstrap,
                 fund=parsed.fund,
                 linger_s=parsed.linger,
@@ -64,7 +65,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         type=_listen_address,
         metavar="MULTIADDR",
-        help="where to listen, may be repeated (default: /ip4/127.0.0.1/tcp/0, any free port on this machine)",
+        help="where to listen, may be repeated: /ip4/0.0.0.0/tcp/9000 is every IPv4 address of this machine, "
+        "/ip6/::/tcp/9000 every IPv6 address (default: /ip4/127.0.0.1/tcp/0, any free port, for this machine only)",
+    )
+    parser.add_argument(
+        "--announce",
+        action="append",
+        type=_announced_address,
+        default=[],
+        metavar="MULTIADDR",
+        help="where others should dial, if that is not where it listens: the router's address and the port that it "
+        "forwards, or a name, as /dns4/peer.example.org/tcp/9000; may be repeated",
     )
     parser.add_argument(
         "--bootstrap",
@@ -102,23 +113,26 @@ def _seconds(text: str) -> float:
 
 
 def _listen_address(text: str) -> str:
-    from multiaddr import Multiaddr
+    from p2pdfl.net.addresses import listen_address
 
-    example = "as /ip4/127.0.0.1/tcp/9000"
-    try:
-        protocols = [protocol.name for protocol in Multiaddr(text).protocols()]
-    except Exception as error:  # noqa: BLE001  multiaddr raises a dozen kinds
-        raise argparse.ArgumentTypeError(f"{text!r} is not a multiaddr, {example}: {error}") from None
-    if protocols not in (["ip4", "tcp"], ["ip6", "tcp"]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address with a TCP port, {example}")
-    return text
+    return _address(listen_address, text)
+
+
+def _announced_address(text: str) -> str:
+    from p2pdfl.net.addresses import announced_address
+
+    return _address(announced_address, text)
 
 
 def _bootstrap_address(text: str) -> str:
-    from p2pdfl.net.discovery import bootstrap_peer
+    from p2pdfl.net.addresses import bootstrap_address
 
+    return _address(bootstrap_address, text)
+
+
+def _address(check: Callable[[str], object], text: str) -> str:
     try:
-        bootstrap_peer(text)
+        check(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -41,12 +41,16 @@ from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools.anyio_service.api import ServiceAPI
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.exceptions import OpenConnectionError
+from libp2p.transport.tcp import tcp
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
+from p2pdfl.net.addresses import Unresolved, is_circuit, is_wildcard, resolve
+
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
+LISTEN_BACKLOG = 128
 RESET_S = 1.0
 
 
@@ -71,6 +75,7 @@ def create_host(
     check_version()
     _quiet_logs()
     _batch_window_updates()
+    _listen_on_one_family()
     key_pair = create_new_key_pair(key_seed)
     host = new_host(
         key_pair=key_pair,
@@ -127,7 +132,7 @@ async def listen(host: BasicHost, addresses: Sequence[Multiaddr]) -> list[Multia
             raise OSError(f"cannot listen on {address}: in use, or not an address of this machine")
     announced: list[Multiaddr] = []
     for address in host.get_transport_addrs():
-        announced += expand_wildcard_address(address) if _is_wildcard(address) else [address]
+        announced += expand_wildcard_address(address) if is_wildcard(address) else [address]
     return announced
 
 
@@ -336,6 +341,24 @@ class CountedTCP(TCP):
         super().__init__()
         self._counters = counters
 
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """As shipped, names are looked up past the machine's own resolver and its hosts file."""
+        failure: Exception | None = None
+        try:
+            for resolved in await resolve(maddr):
+                try:
+                    return await self._dial_resolved(resolved)
+                except OpenConnectionError as error:
+                    failure = error
+        except Unresolved as error:
+            failure = error
+        raise OpenConnectionError(f"cannot connect to {maddr}: {failure}") from failure
+
+    def can_dial(self, maddr: Multiaddr) -> bool:
+        """As shipped, an address behind a relay is dialled as if the relay were the peer, and then, since it is
+        another, all addresses of the peer are forgotten."""
+        return super().can_dial(maddr) and not is_circuit(maddr)
+
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
         connection = await super()._dial_resolved(maddr, source)
         assert isinstance(connection, RawConnection)
@@ -359,6 +382,8 @@ class _ExclusiveListener(TCPListener):
         family = socket.AF_INET6 if protocol == "ip6" else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 probe.bind((str(maddr.value_for_protocol(protocol)), int(str(maddr.value_for_protocol("tcp")))))
             except OSError as error:
@@ -366,8 +391,30 @@ class _ExclusiveListener(TCPListener):
         await super().listen(maddr)
 
 
-def _is_wildcard(address: Multiaddr) -> bool:
-    return str(address).startswith(("/ip4/0.0.0.0/", "/ip6/::/"))
+def _listen_on_one_family() -> None:
+    """An /ip6 address takes IPv6 connections, so that /ip4 and /ip6 may share a port.
+
+    As shipped, /ip6/::/tcp/9000 takes the IPv4 port too, and /ip4/0.0.0.0/tcp/9000 beside it is in use.
+    """
+
+    async def open_listeners(host: str | None, port: int) -> list[trio.SocketListener]:
+        assert host is not None, "only addresses with an IP are listened on"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # hole punching dials from the port that is listened on
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            await listening.bind((host, port))
+            listening.listen(LISTEN_BACKLOG)
+            return [trio.SocketListener(listening)]
+        except BaseException:
+            listening.close()
+            raise
+
+    tcp._open_reuseport_listeners = open_listeners
 
 
 def _quiet_logs() -> None:

@@ -17,8 +17,9 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
+from p2pdfl.net.addresses import announced_address, bootstrap_address, listen_address
 from p2pdfl.net.blobs import Blobs, BlobSource
-from p2pdfl.net.discovery import Discovery, bootstrap_peer
+from p2pdfl.net.discovery import Discovery
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
 from p2pdfl.net.requests import Handle, Requests
@@ -48,9 +49,9 @@ async def open_network(
     """
     limits = limits or Limits()
     counters: Counter[str] = Counter()
-    listen_on = [_address(text) for text in listen]
-    announced = [_address(text) for text in announce]
-    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap]
+    listen_on = [listen_address(text) for text in listen]
+    announced = [announced_address(text) for text in announce]
+    bootstrap_peers = [bootstrap_address(text) for text in bootstrap]
     host = adapter.create_host(key_seed, connections_max=limits.connections_max, counters=counters, announce=announced)
     network = Network(host, topic, blob_source, limits=limits, counters=counters)
     discovery = Discovery(host, network._gossip, bootstrap_peers, entropy=entropy, limits=limits, counters=counters)
@@ -129,6 +130,11 @@ class Network:
         """What others may dial, each with /p2p/<peer id>."""
         return [str(address) for address in self._host.get_addrs()]
 
+    @property
+    def listening(self) -> list[str]:
+        """The sockets' own addresses, wildcards as such."""
+        return [str(address) for address in self._host.get_transport_addrs()]
+
     def admit(self, peer_ids: Collection[bytes]) -> None:
         """From now only these author gossip and send requests.  Before the first call everyone may.
 
@@ -189,13 +195,6 @@ class _Waker(INotifee):
 
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
         pass
-
-
-def _address(text: str) -> Multiaddr:
-    try:  # multiaddr raises a dozen kinds
-        return Multiaddr(text)
-    except Exception as error:
-        raise ValueError(f"{text!r} is not a multiaddr: {error}") from error
 
 
 def is_peer_id(text: bytes) -> bool:
