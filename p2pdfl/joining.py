@@ -37,6 +37,7 @@ from p2pdfl.journal import Journal, Value
 from p2pdfl.keyfile import KeyFileError, load_or_create
 from p2pdfl.learning.learner import Learner, StateError, check_reference
 from p2pdfl.net.host import Network, open_network
+from p2pdfl.net.reachability import Reachability, watched
 from p2pdfl.node import Machine, Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
@@ -182,14 +183,17 @@ class _Peer:
     ) -> None:
         options, task_id = self._options, task.task_id()
         bodies: list[Callable[[Digest], bytes | None]] = []
-        async with open_network(
-            key_seed=keys.peer_secret,
-            listen=options.listen,
-            announce=options.announce,
-            bootstrap=options.bootstrap,
-            topic=f"/p2pdfl/1/{task_id.hex()}",
-            blob_source=lambda digest: bodies[0](digest) if bodies else None,
-        ) as network:
+        async with (
+            open_network(
+                key_seed=keys.peer_secret,
+                listen=options.listen,
+                announce=options.announce,
+                bootstrap=options.bootstrap,
+                topic=f"/p2pdfl/1/{task_id.hex()}",
+                blob_source=lambda digest: bodies[0](digest) if bodies else None,
+            ) as network,
+            watched(network, partial(self._tell_reachability, journal), entropy=secrets.token_bytes),
+        ):
             self._announce(network, keys, journal)
             chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
             try:
@@ -246,6 +250,11 @@ class _Peer:
         self._say(f"{self._options.name} is {address}, listening on {', '.join(network.listening)}; others join with")
         for multiaddr in network.addresses:
             self._say(f"    --bootstrap {multiaddr}")
+
+    def _tell_reachability(self, journal: Journal, found: Reachability) -> None:
+        journal.write("reachability", found.fields())
+        for line in found.words():
+            self._say(line)
 
     async def _register(
         self, chain: ChainClient, rpc: str, task: Task, keys: Keys, network: Network, journal: Journal

@@ -46,7 +46,7 @@ from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
-from p2pdfl.net.addresses import Unresolved, is_circuit, is_wildcard, resolve
+from p2pdfl.net.addresses import Unresolved, is_circuit, is_wildcard, plain_ip, resolve
 
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
@@ -162,6 +162,20 @@ def addresses_of(host: BasicHost, peer: ID) -> list[Multiaddr]:
         return list(host.get_peerstore().addrs(peer))
     except PeerStoreError:
         return []
+
+
+def remote_ips(host: BasicHost, peer: ID) -> set[str]:
+    """Where its connections come from, without those through a relay."""
+    found = set()
+    for connection in swarm_of(host).connections.get(peer, ()):
+        if connection.is_closed or any(is_circuit(address) for address in connection.get_transport_addresses()):
+            continue
+        muxed = connection.muxed_conn
+        assert isinstance(muxed, Yamux)
+        remote = muxed.get_remote_address()
+        if remote is not None:
+            found.add(plain_ip(remote[0]))
+    return found
 
 
 class SilentConnections:

@@ -22,6 +22,7 @@ from p2pdfl.net.blobs import Blobs, BlobSource
 from p2pdfl.net.discovery import Discovery
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
+from p2pdfl.net.reachability import DialBack
 from p2pdfl.net.requests import Handle, Requests
 from p2pdfl.types import Entropy
 
@@ -124,6 +125,8 @@ class Network:
         self.incoming = self._gossip.incoming
         """Gossip of others, each message once.  If it is not taken, it is dropped and counted."""
         self.peer_id: bytes = host.get_id().to_base58().encode()
+        self.limits = limits
+        DialBack(self, limits=limits, counters=counters)
 
     @property
     def addresses(self) -> list[str]:
@@ -147,6 +150,10 @@ class Network:
     def connected(self) -> set[bytes]:
         """Admitted peers that gossip reaches directly."""
         return {peer.to_base58().encode() for peer in self._gossip.reachable()}
+
+    def remote_ips(self, peer_id: bytes) -> set[str]:
+        """The IP addresses that the peer's connections come from, relayed ones apart."""
+        return adapter.remote_ips(self._host, _peer(peer_id))
 
     async def wait_connected(self, count: int) -> None:
         """Until at least count peers are `connected`."""

@@ -45,6 +45,16 @@ class Limits:
     silent_s: float = 12.0
     """A connection that leaves a ping unanswered this long is closed.  py-libp2p pings every 30 s."""
 
+    dial_back_s: float = 5.0
+    """One address of one peer that asks whether it can be reached."""
+    dial_back_pause_s: float = 20.0
+    """At least between two questions of one peer that are answered.  Our own start here and double."""
+    dial_backs_at_once_max: int = 4
+    dial_back_peers: int = 3
+    """Whom we ask: one tells the truth even if two do not."""
+    reachability_s: float = 600.0
+    """Between our own questions in the end."""
+
     blob_attempt_s: float = 10.0
     blob_bytes_per_s_min: int = 1 << 20
     """One attempt at a blob may take blob_attempt_s plus its largest size at this rate."""
