@@ -9,8 +9,6 @@ linger                      answer those who are still at it
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 import signal
 import sys
@@ -43,6 +41,7 @@ from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviation, ForgetfulStore
+from p2pdfl.status import kept, write_whole
 from p2pdfl.store import Store, StoreError
 from p2pdfl.task import Deployment, Task, TaskError
 from p2pdfl.types import Digest, Packet, Registration
@@ -193,6 +192,7 @@ class _Peer:
                 blob_source=lambda digest: bodies[0](digest) if bodies else None,
             ) as network,
             watched(network, partial(self._tell_reachability, journal), entropy=secrets.token_bytes),
+            kept(options.home, partial(_describe, network)),
         ):
             self._announce(network, keys, journal)
             chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
@@ -237,7 +237,7 @@ class _Peer:
                 chain.close()
 
     def _announce(self, network: Network, keys: Keys, journal: Journal) -> None:
-        address = "0x" + keys.address.hex()
+        options, address = self._options, "0x" + keys.address.hex()
         peer_id = network.peer_id.decode()
         journal.write("started", {"address": address, "peer_id": peer_id})
         facts = {
@@ -245,9 +245,11 @@ class _Peer:
             "addresses": network.addresses,
             "listening": network.listening,
             "address": address,
+            "task": str(options.task.resolve()),
+            "bootstrap": options.bootstrap,
         }
-        _write(self._options.home / "address.json", facts)
-        self._say(f"{self._options.name} is {address}, listening on {', '.join(network.listening)}; others join with")
+        write_whole(options.home / "address.json", facts)
+        self._say(f"{options.name} is {address}, listening on {', '.join(network.listening)}; others join with")
         for multiaddr in network.addresses:
             self._say(f"    --bootstrap {multiaddr}")
 
@@ -335,7 +337,7 @@ class _Peer:
         refused = journal.refused + type(journal.refused)(
             {name: count for name, count in network.counters.items() if name.startswith(("refused", "contained"))}
         )
-        _write(
+        write_whole(
             self._options.home / "result.json",
             {
                 "name": self._options.name,
@@ -356,6 +358,13 @@ class _Peer:
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
+
+
+def _describe(network: Network) -> dict[str, object]:
+    return {
+        "connected": sorted(peer.decode() for peer in network.connected()),
+        "counters": dict(sorted(network.counters.items())),
+    }
 
 
 def _tell(event: str, fields: Mapping[str, Value]) -> None:
@@ -409,10 +418,3 @@ async def _patiently(work: Callable[[], T], journal: Journal) -> T:
             journal.write("chain_error", {"what": "joining", "error": " ".join(str(error).split())})
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, params.CHAIN_RETRY_S_MAX)
-
-
-def _write(path: Path, fields: Mapping[str, object]) -> None:
-    """Whole or not at all: others wait for these files."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)

@@ -125,9 +125,9 @@ def _announced_address(text: str) -> str:
 
 
 def _bootstrap_address(text: str) -> str:
-    from p2pdfl.net.addresses import bootstrap_address
+    from p2pdfl.net.addresses import bootstrap_peer
 
-    return _address(bootstrap_address, text)
+    return _address(bootstrap_peer, text)
 
 
 def _address(check: Callable[[str], object], text: str) -> str:

@@ -56,7 +56,7 @@ def announced_address(text: str) -> Multiaddr:
     return address
 
 
-def bootstrap_address(text: str) -> PeerInfo:
+def bootstrap_peer(text: str) -> PeerInfo:
     example = "/ip4/203.0.113.7/tcp/9000/p2p/12D3KooW..."
     address, protocols = _parsed(text, example=example)
     _refuse_dnsaddr(text, protocols)

@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
-from p2pdfl.net.addresses import announced_address, bootstrap_address, listen_address
+from p2pdfl.net.addresses import announced_address, bootstrap_peer, listen_address
 from p2pdfl.net.blobs import Blobs, BlobSource
 from p2pdfl.net.discovery import Discovery
 from p2pdfl.net.limits import Limits
@@ -52,7 +54,7 @@ async def open_network(
     counters: Counter[str] = Counter()
     listen_on = [listen_address(text) for text in listen]
     announced = [announced_address(text) for text in announce]
-    bootstrap_peers = [bootstrap_address(text) for text in bootstrap]
+    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap]
     host = adapter.create_host(key_seed, connections_max=limits.connections_max, counters=counters, announce=announced)
     network = Network(host, topic, blob_source, limits=limits, counters=counters)
     discovery = Discovery(host, network._gossip, bootstrap_peers, entropy=entropy, limits=limits, counters=counters)
@@ -150,6 +152,25 @@ class Network:
     def connected(self) -> set[bytes]:
         """Admitted peers that gossip reaches directly."""
         return {peer.to_base58().encode() for peer in self._gossip.reachable()}
+
+    def known(self) -> dict[bytes, list[str]]:
+        """Whom others have named, with the addresses that they gave."""
+        peers = self._host.get_peerstore().peers_with_addrs()
+        return {
+            peer.to_base58().encode(): [str(address) for address in adapter.addresses_of(self._host, peer)]
+            for peer in peers
+            if peer != self._host.get_id()
+        }
+
+    async def speaks(self, peer_id: bytes, protocol: str) -> bool:
+        """Whether a connected peer agrees on the protocol."""
+        try:
+            with trio.move_on_after(self.limits.dial_s):
+                await adapter.reset_quietly(await adapter.open_stream(self._host, _peer(peer_id), protocol))
+                return True
+        except (SwarmException, StreamFailure):
+            pass
+        return False
 
     def remote_ips(self, peer_id: bytes) -> set[str]:
         """The IP addresses that the peer's connections come from, relayed ones apart."""

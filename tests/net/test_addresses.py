@@ -70,7 +70,7 @@ def test_announce__refused(text: str, message: str) -> None:
     ],
 )
 def test_bootstrap(text: str) -> None:
-    info = addresses.bootstrap_address(text)
+    info = addresses.bootstrap_peer(text)
     assert info.peer_id.to_base58() == PEER
     assert f"{info.addrs[0]}/p2p/{PEER}" == text
 
@@ -90,7 +90,7 @@ def test_bootstrap(text: str) -> None:
 )
 def test_bootstrap__refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        addresses.bootstrap_address(text)
+        addresses.bootstrap_peer(text)
 
 
 @pytest.mark.parametrize(
