@@ -115,13 +115,14 @@ async def _member(peer: bytes, addresses: Sequence[str], *, timeout_s: float) ->
         subject = f"member {peer!r}"
         return warning(subject, "what it registered as its peer id is none", "nobody can dial it; leave it")
     subject = f"member {peer.decode()}"
-    direct = [Multiaddr(text) for text in addresses if "/p2p-circuit" not in text][:ADDRESSES_MAX]
+    own_part = f"/p2p/{peer.decode()}"
+    direct = [Multiaddr(text.removesuffix(own_part)) for text in addresses if "/p2p-circuit" not in text]
     if not direct:
         return warning(
             subject, "no address known", "it is not running, or has met none of those asked, or only dials itself"
         )
     tried: list[tuple[Multiaddr, Probe]] = []
-    for address in direct:
+    for address in direct[:ADDRESSES_MAX]:
         seen = await probe(address, timeout_s=timeout_s)
         if seen.failure == Failure.NONE and seen.peer_id == peer:
             return None
