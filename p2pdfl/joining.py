@@ -86,6 +86,8 @@ class Options:
     listen: list[str]
     announce: list[str]
     bootstrap: list[str]
+    via: list[str]
+    relay: bool
     fund: bool
     linger_s: float
     byzantine: Deviation | None
@@ -188,6 +190,8 @@ class _Peer:
                 listen=options.listen,
                 announce=options.announce,
                 bootstrap=options.bootstrap,
+                via=options.via,
+                relay=options.relay,
                 topic=f"/p2pdfl/1/{task_id.hex()}",
                 blob_source=lambda digest: bodies[0](digest) if bodies else None,
             ) as network,
@@ -246,7 +250,7 @@ class _Peer:
             "listening": network.listening,
             "address": address,
             "task": str(options.task.resolve()),
-            "bootstrap": options.bootstrap,
+            "bootstrap": [*options.bootstrap, *options.via],
         }
         write_whole(options.home / "address.json", facts)
         self._say(f"{options.name} is {address}, listening on {', '.join(network.listening)}; others join with")

@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 listen=parsed.listen or ["/ip4/127.0.0.1/tcp/0"],
                 announce=parsed.announce,
                 bootstrap=parsed.bootstrap,
+                via=parsed.via,
+                relay=parsed.relay,
                 fund=parsed.fund,
                 linger_s=parsed.linger,
                 byzantine=parsed.byzantine,
@@ -85,6 +87,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="MULTIADDR",
         help="a peer that is there already, with its /p2p/ part, may be repeated; none for the first peer",
     )
+    parser.add_argument(
+        "--via",
+        action="append",
+        type=_relay_address,
+        default=[],
+        metavar="MULTIADDR",
+        help="a peer started with --relay, as it prints its address: others can then reach this one through it; for "
+        "peers behind a router that forwards nothing; may be repeated",
+    )
+    parser.add_argument(
+        "--relay",
+        action="store_true",
+        help="pass on data for members that others cannot reach, within limits; for peers that others can reach",
+    )
     parser.add_argument("--fund", action="store_true", help="take the deposit from a development chain's own account")
     parser.add_argument(
         "--linger",
@@ -128,6 +144,12 @@ def _bootstrap_address(text: str) -> str:
     from p2pdfl.net.addresses import bootstrap_peer
 
     return _address(bootstrap_peer, text)
+
+
+def _relay_address(text: str) -> str:
+    from p2pdfl.net.addresses import relay_peer
+
+    return _address(relay_peer, text)
 
 
 def _address(check: Callable[[str], object], text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 from libp2p import new_host
-from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
+from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection, ITransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
@@ -65,7 +65,13 @@ def check_version() -> None:
 
 
 def create_host(
-    key_seed: bytes, *, connections_max: int, counters: Counter[str], announce: list[Multiaddr]
+    key_seed: bytes,
+    *,
+    connections_max: int,
+    counters: Counter[str],
+    announce: list[Multiaddr],
+    circuits: Sequence[Multiaddr] = (),
+    transports: Sequence[ITransport] = (),
 ) -> BasicHost:
     """A host that speaks TCP, Noise and Yamux only, with every repair below applied, not yet listening.
 
@@ -82,7 +88,7 @@ def create_host(
         # As shipped, TLS, secio and plaintext are on offer too.
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_opt={TProtocol(YAMUX_ID): Yamux},  # as shipped, Mplex too, which has no flow control
-        transports=[CountedTCP(counters)],
+        transports=[CountedTCP(counters), *transports],
         connection_config=ConnectionConfig(
             max_connections=connections_max, min_connections=0, low_watermark=0, high_watermark=connections_max
         ),
@@ -97,6 +103,7 @@ def create_host(
     # Asking everybody who they are doubles the CPU of a connection, and the answer is unsigned; gossip's hello and the
     # DHT carry signed address records.  Who asks us is answered.
     host._schedule_identify = lambda peer_id, *, reason: None  # type: ignore[method-assign]
+    _announce_circuits(host, circuits)
     _contain_stream_failures(host, counters)
     _release_inbound_slots(swarm_of(host))
     return host
@@ -146,6 +153,8 @@ async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, tim
         if is_connected(host, peer):
             return True
         with trio.move_on_after(timeout_s):
+            if is_circuit(address) and not str(address).endswith(f"/p2p/{peer}"):
+                address = Multiaddr(f"{address}/p2p/{peer}")
             try:
                 await swarm_of(host).dial_addr(address, peer)
             except Exception:  # noqa: BLE001 - whatever a hostile listener makes the handshake raise, it is a failed dial
@@ -168,10 +177,11 @@ def remote_ips(host: BasicHost, peer: ID) -> set[str]:
     """Where its connections come from, without those through a relay."""
     found = set()
     for connection in swarm_of(host).connections.get(peer, ()):
-        if connection.is_closed or any(is_circuit(address) for address in connection.get_transport_addresses()):
-            continue
         muxed = connection.muxed_conn
         assert isinstance(muxed, Yamux)
+        # not the connection's own `get_transport_addresses`, which falls back to what the peer announces
+        if connection.is_closed or any(is_circuit(address) for address in muxed.get_transport_addresses()):
+            continue
         remote = muxed.get_remote_address()
         if remote is not None:
             found.add(plain_ip(remote[0]))
@@ -287,6 +297,13 @@ class _ContainedManager(TrioManager):
 
 async def _connect_nobody() -> None:
     pass
+
+
+def _announce_circuits(host: BasicHost, circuits: Sequence[Multiaddr]) -> None:
+    """As shipped, an announced address behind a relay loses the relay, and is the relay's own with our id."""
+    direct = host.get_addrs
+    behind = [Multiaddr(f"{address}/p2p/{host.get_id()}") for address in circuits]
+    host.get_addrs = lambda: [*direct(), *behind]  # type: ignore[method-assign]
 
 
 def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:

@@ -82,6 +82,20 @@ def bootstrap_peer(text: str) -> PeerInfo:
         raise ValueError(f"{text!r} does not end in a peer id: {error}") from error
 
 
+def relay_peer(text: str) -> PeerInfo:
+    """A relay that this peer is to be reached through."""
+    info = bootstrap_peer(text)
+    if CIRCUIT in text:
+        raise ValueError(f"{text!r} is behind a relay itself: name one that is reached directly")
+    return info
+
+
+def relay_of(text: str) -> str | None:
+    """Whom an address leads through."""
+    relay, circuit, _ = text.partition(CIRCUIT)
+    return relay if circuit else None
+
+
 def is_wildcard(address: Multiaddr) -> bool:
     return str(address).startswith(("/ip4/0.0.0.0/", "/ip6/::/"))
 

@@ -19,8 +19,9 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
-from p2pdfl.net.addresses import announced_address, bootstrap_peer, listen_address
+from p2pdfl.net.addresses import CIRCUIT, announced_address, bootstrap_peer, listen_address, relay_of, relay_peer
 from p2pdfl.net.blobs import Blobs, BlobSource
+from p2pdfl.net.circuit import HOP, STOP, Behind, CircuitTransport, Relaying
 from p2pdfl.net.discovery import Discovery
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
@@ -42,21 +43,37 @@ async def open_network(
     topic: str,
     blob_source: BlobSource = holds_nothing,
     announce: Sequence[str] = (),
+    via: Sequence[str] = (),
+    relay: bool = False,
     entropy: Entropy = secrets.token_bytes,
     limits: Limits | None = None,
 ) -> AsyncIterator[Network]:
     """Listens, dials, looks for peers and gossips until the block ends; then closes within `limits.close_s`.
 
     key_seed: 32 bytes.  listen, announce: multiaddrs without a peer id; bootstrap: with /p2p/<peer id>.
+    via: relays, as bootstrap; others can dial this peer through them.  relay: whether to be one.
     Raises ValueError for an address it cannot read, OSError for one it cannot listen on.
     """
     limits = limits or Limits()
     counters: Counter[str] = Counter()
     listen_on = [listen_address(text) for text in listen]
     announced = [announced_address(text) for text in announce]
-    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap]
-    host = adapter.create_host(key_seed, connections_max=limits.connections_max, counters=counters, announce=announced)
+    relays = [*via, *(relay for text in bootstrap if (relay := relay_of(text)))]
+    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap] + [relay_peer(text) for text in relays]
+    circuits = CircuitTransport()
+    host = adapter.create_host(
+        key_seed,
+        connections_max=limits.connections_max,
+        counters=counters,
+        announce=announced,
+        circuits=[Multiaddr(f"{text}{CIRCUIT}") for text in via],
+        transports=[circuits],
+    )
+    circuits.host = host
     network = Network(host, topic, blob_source, limits=limits, counters=counters)
+    if relay:
+        network.relay()
+    behind = network.behind(via)
     discovery = Discovery(host, network._gossip, bootstrap_peers, entropy=entropy, limits=limits, counters=counters)
     network._discovery = discovery
     ready, closing = trio.Event(), trio.Event()
@@ -91,7 +108,9 @@ async def open_network(
 
     async def look_for_peers() -> None:
         with looking:
-            await discovery.run()
+            async with trio.open_nursery() as inner:
+                inner.start_soon(discovery.run)
+                inner.start_soon(behind.keep_reserved)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_library)
@@ -171,6 +190,19 @@ class Network:
         except (SwarmException, StreamFailure):
             pass
         return False
+
+    def relay(self) -> None:
+        """Passes on for others from now, within the limits."""
+        relaying = Relaying(
+            lambda: self._host, lambda peer: self._gossip.is_admitted(peer), limits=self.limits, counters=self.counters
+        )
+        self._requests.accept(HOP, relaying.serve)
+
+    def behind(self, relays: Sequence[str]) -> Behind:
+        behind = Behind(lambda: self._host, relays, limits=self.limits)
+        if relays:
+            self._requests.accept(STOP, behind.accept)
+        return behind
 
     def remote_ips(self, peer_id: bytes) -> set[str]:
         """The IP addresses that the peer's connections come from, relayed ones apart."""

@@ -55,6 +55,19 @@ class Limits:
     reachability_s: float = 600.0
     """Between our own questions in the end."""
 
+    relay_reservations_max: int = 32
+    """Peers that can be reached through this one, if it relays."""
+    relay_reservation_s: float = 600.0
+    """Renewed after half of it."""
+    relay_circuits_max: int = 128
+    relay_circuits_per_peer_max: int = 64
+    """One end's; a peer behind a relay has one with each member that cannot reach it otherwise."""
+    relay_circuit_s: float = 3600.0
+    relay_circuit_bytes_max: int = 1 << 30
+    """Both ways together.  After either the two ends connect anew."""
+    relay_ask_s: float = 10.0
+    """One question and its answer."""
+
     blob_attempt_s: float = 10.0
     blob_bytes_per_s_min: int = 1 << 20
     """One attempt at a blob may take blob_attempt_s plus its largest size at this rate."""

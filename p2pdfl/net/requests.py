@@ -98,6 +98,10 @@ class Requests:
 
         self._host.set_stream_handler(TProtocol(protocol), accept)
 
+    def accept(self, protocol: str, handle: Callable[[INetStream], Awaitable[None]]) -> None:
+        """The whole stream, whoever opens it."""
+        self._host.set_stream_handler(TProtocol(protocol), handle)
+
     def _reason_to_refuse(self, peer: ID) -> str | None:
         if not self._is_admitted(peer):
             return "stranger's request"
