@@ -58,7 +58,7 @@ async def open_network(
     counters: Counter[str] = Counter()
     listen_on = [listen_address(text) for text in listen]
     announced = [announced_address(text) for text in announce]
-    relays = [*via, *(relay for text in bootstrap if (relay := relay_of(text)))]
+    relays = [*via, *(through for text in bootstrap if (through := relay_of(text)))]
     bootstrap_peers = [bootstrap_peer(text) for text in bootstrap] + [relay_peer(text) for text in relays]
     circuits = CircuitTransport()
     host = adapter.create_host(
