@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import trio
 from net.loopback import seed
 from nodes import Place, keys_of, measured, place
 from test_peer import Peer
@@ -294,6 +295,24 @@ async def test_members_that_can_be_dialled_and_members_that_cannot(at: Place, tm
         assert_found(found.of("members"), Level.WARNING, "1 of 3 others can be dialled", "reasons follow")
         assert_found(member(found, second), Level.WARNING, f"{dead}: connection refused", "--announce")
         assert_found(member(found, absent), Level.WARNING, "no address known", "not running")
+
+
+async def test_a_member_behind_a_relay_and_one_whose_relay_is_gone(at: Place, tmp_path: Path) -> None:
+    async with peer_network("first", at.task) as first:
+        async with (
+            peer_network("relay", at.task, relay=True, bootstrap=first.addresses) as relay,
+            peer_network("hidden", at.task, listen=[], via=relay.addresses, bootstrap=first.addresses) as hidden,
+        ):
+            at.register("a", first.peer_id)
+            at.register("b", hidden.peer_id)
+            with trio.fail_after(10):
+                await first.wait_connected(2)
+            options = {"task": tmp_path / "task.toml", "bootstrap": [*first.addresses, *relay.addresses]}
+            assert_found((await seen(**options)).of("members"), Level.OK, "2 of 2 others")
+            found = await seen(task=tmp_path / "task.toml", bootstrap=hidden.addresses)
+            assert_found(found.of("bootstrap"), Level.OK, "answers, with the right key")
+        found = await seen(task=tmp_path / "task.toml", bootstrap=first.addresses)
+        assert_found(member(found, hidden), Level.WARNING, "only through the relay", "that one runs")
 
 
 def member(found: Seen, peer: Network) -> Finding:

@@ -135,7 +135,7 @@ async def _network(
             if "/p2p-circuit" not in text:
                 tell(await others.speaking(network, there, of_task=file is not None))
         ids = expected or [one for one in network.known() if one not in (peer.peer_id, network.peer_id)][:NAMED_MAX]
-        for finding in await others.members(network.known(), ids, peer.peer_id, timeout_s=PROBE_S):
+        for finding in await others.members(network, ids, peer.peer_id, timeout_s=PROBE_S):
             tell(finding)
         if peer.is_running or listen:
             for finding in await _reachable(network, options, peer):

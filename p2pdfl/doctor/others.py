@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 from multiaddr import Multiaddr
 
 from p2pdfl.doctor.finding import Finding, failed, ok, warning
-from p2pdfl.net.addresses import bootstrap_peer, ip_of, is_circuit, plain_ip
+from p2pdfl.net.addresses import bootstrap_peer, ip_of, is_circuit, plain_ip, relay_of
 from p2pdfl.net.host import Network, is_peer_id
 from p2pdfl.net.probe import Failure, Probe, probe
 from p2pdfl.net.reachability import ADDRESSES_MAX, DIAL_BACK_PROTOCOL, Reachability
@@ -78,10 +78,9 @@ async def speaking(network: Network, peer: bytes, *, of_task: bool) -> Finding:
     return ok(subject, text if RESYNC_PROTOCOL in spoken else f"{text}; its rounds have not begun")
 
 
-async def members(
-    known: Mapping[bytes, Sequence[str]], ids: Sequence[bytes], own_id: bytes | None, *, timeout_s: float
-) -> list[Finding]:
+async def members(network: Network, ids: Sequence[bytes], own_id: bytes | None, *, timeout_s: float) -> list[Finding]:
     """Who of `ids` can be dialled from here."""
+    known = network.known()
     others = [peer for peer in ids if peer != own_id]
     reached: list[bytes] = []
     missed: list[Finding] = []
@@ -89,7 +88,7 @@ async def members(
 
     async def try_one(peer: bytes) -> None:
         async with slots:
-            finding = await _member(peer, known.get(peer, ()), timeout_s=timeout_s)
+            finding = await _member(network, peer, known.get(peer, ()), timeout_s=timeout_s)
         if finding is None:
             reached.append(peer)
         else:
@@ -109,7 +108,7 @@ async def members(
     return [failed("members", summary, "see the reasons that follow"), *missed]
 
 
-async def _member(peer: bytes, addresses: Sequence[str], *, timeout_s: float) -> Finding | None:
+async def _member(network: Network, peer: bytes, addresses: Sequence[str], *, timeout_s: float) -> Finding | None:
     """None if it answers."""
     if not is_peer_id(peer):
         subject = f"member {peer!r}"
@@ -117,6 +116,15 @@ async def _member(peer: bytes, addresses: Sequence[str], *, timeout_s: float) ->
     subject = f"member {peer.decode()}"
     own_part = f"/p2p/{peer.decode()}"
     direct = [Multiaddr(text.removesuffix(own_part)) for text in addresses if "/p2p-circuit" not in text]
+    relays = [relay for text in addresses if (relay := relay_of(text))]
+    if relays and not direct:
+        with trio.move_on_after(timeout_s):
+            while peer not in network.connected():  # noqa: ASYNC110  the network dials it by itself
+                await trio.sleep(0.1)
+            return None
+        return warning(
+            subject, f"only through the relay {relays[0]}, which does not lead to it now", "see whether that one runs"
+        )
     if not direct:
         return warning(
             subject, "no address known", "it is not running, or has met none of those asked, or only dials itself"
