@@ -107,11 +107,26 @@ class Relaying:
         self._counters = counters
         self._reserved: dict[ID, float] = {}
         """Peer -> until when, on trio's clock."""
+        self._served: Counter[ID] = Counter()
+        """Streams open of each peer."""
         self._circuits: Counter[ID] = Counter()
         """How many a peer is an end of."""
 
     async def serve(self, stream: INetStream) -> None:
         peer = stream.muxed_conn.peer_id
+        # ATTACK: streams that ask for nothing
+        if self._served[peer] >= self._limits.relay_circuits_per_peer_max + self._limits.relay_asks_per_peer_max:
+            self._counters["refused: too many relay requests of a peer"] += 1
+            return await adapter.reset_quietly(stream)
+        self._served[peer] += 1
+        try:
+            await self._serve(stream, peer)
+        finally:
+            self._served[peer] -= 1
+            if not self._served[peer]:
+                del self._served[peer]
+
+    async def _serve(self, stream: INetStream, peer: ID) -> None:
         try:
             with trio.fail_after(self._limits.relay_ask_s):
                 message = await read_delimited_msg(stream, circuit_pb2.HopMessage)
@@ -238,13 +253,15 @@ class Behind:
         self._host = host
         self._relays = {info.peer_id: info.addrs for info in map(bootstrap_peer, relays)}
         self._limits = limits
+        self._accepted = 0
         self.held: set[ID] = set()
         """Relays at which there is a reservation."""
 
     async def accept(self, stream: INetStream) -> None:
         relay = stream.muxed_conn.peer_id
+        self._accepted += 1
         try:
-            if relay not in self._relays:
+            if relay not in self._relays or self._accepted > self._limits.relay_circuits_max:
                 return
             with trio.fail_after(self._limits.relay_ask_s):
                 call = await read_delimited_msg(stream, circuit_pb2.StopMessage)
@@ -261,6 +278,7 @@ class Behind:
         except Exception:  # noqa: BLE001 - whatever the other end makes the handshake raise, its circuit ends
             return
         finally:
+            self._accepted -= 1
             await adapter.reset_quietly(stream)
 
     async def keep_reserved(self) -> None:

@@ -62,6 +62,8 @@ class Limits:
     relay_circuits_max: int = 128
     relay_circuits_per_peer_max: int = 64
     """One end's; a peer behind a relay has one with each member that cannot reach it otherwise."""
+    relay_asks_per_peer_max: int = 4
+    """Questions under way, besides circuits."""
     relay_circuit_s: float = 3600.0
     relay_circuit_bytes_max: int = 1 << 30
     """Both ways together.  After either the two ends connect anew."""

@@ -202,6 +202,19 @@ async def test_circuits_come_from_chosen_relays_only() -> None:
             assert await adapter.read_some(await asking.open(one, STOP), 100) == b""
 
 
+async def test_streams_that_ask_a_relay_for_nothing_are_bounded() -> None:
+    limits = Limits(relay_circuits_per_peer_max=1, relay_asks_per_peer_max=1)
+    async with networks(2, relay=True, limits=limits) as (relay, friend), stranger() as asking:
+        await asking.dial(relay)
+        with trio.fail_after(10):
+            for _ in range(8):
+                with suppress(StreamFailure):
+                    await asking.open(relay, HOP)
+            while relay.counters["refused: too many relay requests of a peer"] < 6:
+                await trio.lowlevel.checkpoint()
+        await assert_works(relay, friend)
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"\xff" * 20, b"\x05\x08\x07\x12\x01\x00", b"\x02\x08\x02", b"\xff\xff\xff\xff\x0f"]
 )
