@@ -80,6 +80,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.set_defaults(run=_verify)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="tell why a peer cannot be reached or sees too few others, and what to do",
+        description="Examine, from this machine outwards: installation, key, task, chain, membership, addresses, who "
+        "answers, who of the members can be dialled, and whether others can dial this peer.  It never uses the peer's "
+        "key, and may run beside the peer.  Exit code 0 if nothing failed, 1 if something did, 2 if there is nothing "
+        "to examine.",
+    )
+    doctor.add_argument("--home", type=Path, help="of the peer; what it was started with is known from there")
+    doctor.add_argument("--task", type=Path, metavar="FILE", help="the task file")
+    for flag, text in (
+        ("--bootstrap", "an address to start from"),
+        ("--listen", "where the peer is to listen"),
+        ("--announce", "where others are to dial it"),
+    ):
+        doctor.add_argument(flag, action="append", default=[], metavar="MULTIADDR", help=f"{text}, may be repeated")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.set_defaults(run=_doctor)
+
     devchain = commands.add_parser(
         "devchain",
         help="start a chain on this machine with a task on it, for peers started by hand",
@@ -167,6 +186,25 @@ def _verify(options: argparse.Namespace) -> int:
             f"{options.directory}: {'ok' if report.ok else 'NOT ok'}, {report.rounds} of {report.rounds_of_task} rounds"
         )
     return EXIT_OK if report.ok else EXIT_NOT_AS_EXPECTED
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if not (options.home or options.task or options.bootstrap or options.listen):
+        return _complain("doctor needs something to examine: --home, --task, --bootstrap or --listen", EXIT_USAGE)
+    from p2pdfl.doctor import command
+    from p2pdfl.doctor.examination import Options
+
+    well = command.run(
+        Options(
+            home=options.home,
+            task=options.task,
+            bootstrap=options.bootstrap,
+            listen=options.listen,
+            announce=options.announce,
+        ),
+        as_json=options.json,
+    )
+    return EXIT_OK if well else EXIT_NOT_AS_EXPECTED
 
 
 def _devchain(options: argparse.Namespace) -> int:

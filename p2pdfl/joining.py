@@ -9,8 +9,6 @@ linger                      answer those who are still at it
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 import signal
 import sys
@@ -39,11 +37,13 @@ from p2pdfl.learning.learner import Learner, StateError, check_reference
 from p2pdfl.metrics import Metrics, served
 from p2pdfl.net.host import Network, NetworkFailed, open_network
 from p2pdfl.net.limits import Limits
+from p2pdfl.net.reachability import Reachability, watched
 from p2pdfl.node import Machine, Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviation, ForgetfulStore
+from p2pdfl.status import kept, write_whole
 from p2pdfl.store import Store, StoreError
 from p2pdfl.task import Deployment, Task, TaskError
 from p2pdfl.types import Digest, Packet, Registration
@@ -91,7 +91,10 @@ class Options:
     home: Path
     name: str
     listen: list[str]
+    announce: list[str]
     bootstrap: list[str]
+    via: list[str]
+    relay: bool
     fund: bool
     linger_s: float
     followers_max: int
@@ -196,13 +199,18 @@ class _Peer:
             open_network(
                 key_seed=keys.peer_secret,
                 listen=options.listen,
+                announce=options.announce,
                 bootstrap=options.bootstrap,
+                via=options.via,
+                relay=options.relay,
                 topic=f"/p2pdfl/1/{task_id.hex()}",
                 blob_source=lambda digest: bodies[0](digest) if bodies else None,
                 limits=Limits(followers_max=options.followers_max),
                 remembered=options.home / PEERS,
             ) as network,
             self._measured(network, task, journal),
+            watched(network, partial(self._tell_reachability, journal), entropy=secrets.token_bytes),
+            kept(options.home, partial(_describe, network)),
         ):
             self._announce(network, keys, journal)
             chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
@@ -271,14 +279,26 @@ class _Peer:
             self._metrics.hear(event, fields)
 
     def _announce(self, network: Network, keys: Keys, journal: Journal) -> None:
-        address = "0x" + keys.address.hex()
+        options, address = self._options, "0x" + keys.address.hex()
         peer_id = network.peer_id.decode()
         journal.write("started", {"address": address, "peer_id": peer_id})
-        facts = {"peer_id": peer_id, "addresses": network.addresses, "address": address}
-        _write(self._options.home / "address.json", facts)
-        self._say(f"{self._options.name} is {address}, listening; others join with")
+        facts = {
+            "peer_id": peer_id,
+            "addresses": network.addresses,
+            "listening": network.listening,
+            "address": address,
+            "task": str(options.task.resolve()),
+            "bootstrap": [*options.bootstrap, *options.via],
+        }
+        write_whole(options.home / "address.json", facts)
+        self._say(f"{options.name} is {address}, listening on {', '.join(network.listening)}; others join with")
         for multiaddr in network.addresses:
             self._say(f"    --bootstrap {multiaddr}")
+
+    def _tell_reachability(self, journal: Journal, found: Reachability) -> None:
+        journal.write("reachability", found.fields())
+        for line in found.words():
+            self._say(line)
 
     async def _register(
         self, chain: ChainClient, rpc: str, task: Task, keys: Keys, network: Network, journal: Journal
@@ -359,7 +379,7 @@ class _Peer:
         refused = journal.refused + type(journal.refused)(
             {name: count for name, count in network.counters.items() if name.startswith(("refused", "contained"))}
         )
-        _write(
+        write_whole(
             self._options.home / "result.json",
             {
                 "name": self._options.name,
@@ -393,6 +413,13 @@ async def _watch_connections(network: Network, journal: Journal) -> None:
         for peer_id in sorted(connected - known):
             journal.write("found", {"peer_id": peer_id.decode()})
         known = connected
+
+
+def _describe(network: Network) -> dict[str, object]:
+    return {
+        "connected": sorted(peer.decode() for peer in network.connected()),
+        "counters": dict(sorted(network.counters.items())),
+    }
 
 
 def _tell(event: str, fields: Mapping[str, Value]) -> None:
@@ -446,10 +473,3 @@ async def _patiently(work: Callable[[], T], journal: Journal) -> T:
             journal.write("chain_error", {"what": "joining", "error": " ".join(str(error).split())})
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, params.CHAIN_RETRY_S_MAX)
-
-
-def _write(path: Path, fields: Mapping[str, object]) -> None:
-    """Whole or not at all: others wait for these files."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)

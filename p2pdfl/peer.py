@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 home=parsed.home,
                 name=parsed.name or parsed.home.resolve().name,
                 listen=parsed.listen or ["/ip4/127.0.0.1/tcp/0"],
+                announce=parsed.announce,
                 bootstrap=parsed.bootstrap,
+                via=parsed.via,
+                relay=parsed.relay,
                 fund=parsed.fund,
                 linger_s=parsed.linger,
                 followers_max=parsed.followers,
@@ -68,7 +71,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         type=_listen_address,
         metavar="MULTIADDR",
-        help="where to listen, may be repeated (default: /ip4/127.0.0.1/tcp/0, any free port on this machine)",
+        help="where to listen, may be repeated: /ip4/0.0.0.0/tcp/9000 is every IPv4 address of this machine, "
+        "/ip6/::/tcp/9000 every IPv6 address (default: /ip4/127.0.0.1/tcp/0, any free port, for this machine only)",
+    )
+    parser.add_argument(
+        "--announce",
+        action="append",
+        type=_announced_address,
+        default=[],
+        metavar="MULTIADDR",
+        help="where others should dial, if that is not where it listens: the router's address and the port that it "
+        "forwards, or a name, as /dns4/peer.example.org/tcp/9000; may be repeated",
     )
     parser.add_argument(
         "--bootstrap",
@@ -77,6 +90,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=[],
         metavar="MULTIADDR",
         help="a peer that is there already, with its /p2p/ part, may be repeated; none for the first peer",
+    )
+    parser.add_argument(
+        "--via",
+        action="append",
+        type=_relay_address,
+        default=[],
+        metavar="MULTIADDR",
+        help="a peer started with --relay, as it prints its address: others can then reach this one through it; for "
+        "peers behind a router that forwards nothing; may be repeated",
+    )
+    parser.add_argument(
+        "--relay",
+        action="store_true",
+        help="pass on data for members that others cannot reach, within limits; for peers that others can reach",
     )
     parser.add_argument("--fund", action="store_true", help="take the deposit from a development chain's own account")
     parser.add_argument(
@@ -126,16 +153,15 @@ def _follower_count(text: str) -> int:
 
 
 def _listen_address(text: str) -> str:
-    from multiaddr import Multiaddr
+    from p2pdfl.net.addresses import listen_address
 
-    example = "as /ip4/127.0.0.1/tcp/9000"
-    try:
-        protocols = [protocol.name for protocol in Multiaddr(text).protocols()]
-    except Exception as error:  # noqa: BLE001  multiaddr raises a dozen kinds
-        raise argparse.ArgumentTypeError(f"{text!r} is not a multiaddr, {example}: {error}") from None
-    if protocols not in (["ip4", "tcp"], ["ip6", "tcp"]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address with a TCP port, {example}")
-    return text
+    return _address(listen_address, text)
+
+
+def _announced_address(text: str) -> str:
+    from p2pdfl.net.addresses import announced_address
+
+    return _address(announced_address, text)
 
 
 def _metrics_address(text: str) -> tuple[str, int]:
@@ -146,10 +172,20 @@ def _metrics_address(text: str) -> tuple[str, int]:
 
 
 def _bootstrap_address(text: str) -> str:
-    from p2pdfl.net.discovery import bootstrap_peer
+    from p2pdfl.net.addresses import bootstrap_peer
 
+    return _address(bootstrap_peer, text)
+
+
+def _relay_address(text: str) -> str:
+    from p2pdfl.net.addresses import relay_peer
+
+    return _address(relay_peer, text)
+
+
+def _address(check: Callable[[str], object], text: str) -> str:
     try:
-        bootstrap_peer(text)
+        check(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

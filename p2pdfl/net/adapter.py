@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 import trio
 from libp2p import new_host
-from libp2p.abc import INetConn, INetStream, IRawConnection
+from libp2p.abc import INetConn, INetStream, IRawConnection, ITransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
@@ -49,16 +49,19 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.tools.anyio_service.api import ServiceAPI
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.exceptions import OpenConnectionError
+from libp2p.transport.tcp import tcp
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter_dht, adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux
 from p2pdfl.net import adapter_peerstore as peerstore
+from p2pdfl.net.addresses import Unresolved, is_circuit, is_wildcard, plain_ip, resolve
 from p2pdfl.net.limits import Limits
 
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
+LISTEN_BACKLOG = 128
 RESET_S = 1.0
 
 
@@ -72,7 +75,15 @@ def check_version() -> None:
         raise UnsupportedLibp2p(f"py-libp2p {installed} is installed, the repairs are for {LIBP2P_VERSION}")
 
 
-def create_host(key_seed: bytes, *, limits: Limits, counters: Counter[str], announce: list[Multiaddr]) -> BasicHost:
+def create_host(
+    key_seed: bytes,
+    *,
+    limits: Limits,
+    counters: Counter[str],
+    announce: list[Multiaddr],
+    circuits: Sequence[Multiaddr] = (),
+    transports: Sequence[ITransport] = (),
+) -> BasicHost:
     """A host that speaks TCP, Noise and Yamux only, with every repair applied, not yet listening.
 
     key_seed: 32 bytes, the ed25519 seed.  announce: read at every use; when it is empty the host announces what it
@@ -83,6 +94,7 @@ def create_host(key_seed: bytes, *, limits: Limits, counters: Counter[str], anno
     _batch_window_updates()
     for part in (adapter_frames, adapter_yamux, adapter_negotiation, adapter_dht, peerstore):
         part.repair()
+    _listen_on_one_family()
     key_pair = create_new_key_pair(key_seed)
     known = peerstore.BoundedPeerStore(
         ID.from_pubkey(key_pair.public_key),
@@ -97,7 +109,7 @@ def create_host(key_seed: bytes, *, limits: Limits, counters: Counter[str], anno
         # As shipped, TLS, secio and plaintext are on offer too.
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_opt={TProtocol(YAMUX_ID): Yamux},  # as shipped, Mplex too, which has no flow control
-        transports=[CountedTCP(counters)],
+        transports=[CountedTCP(counters), *transports],
         connection_config=ConnectionConfig(
             max_connections=connections_max,
             min_connections=0,
@@ -124,6 +136,7 @@ def create_host(key_seed: bytes, *, limits: Limits, counters: Counter[str], anno
     known.is_connected = lambda peer: is_connected(host, peer)
     # As shipped, a second set of limits: 256 inbound, and fewer for a while when they are reached.
     swarm_of(host).set_resource_manager(None)
+    _announce_circuits(host, circuits)
     _contain_stream_failures(host, counters)
     adapter_inbound.repair(swarm_of(host), lambda peer: peer in known.protected, limits, counters)
     return host
@@ -166,7 +179,7 @@ async def listen(host: BasicHost, addresses: Sequence[Multiaddr]) -> list[Multia
             raise OSError(f"cannot listen on {address}: in use, or not an address of this machine")
     announced: list[Multiaddr] = []
     for address in host.get_transport_addrs():
-        announced += expand_wildcard_address(address) if _is_wildcard(address) else [address]
+        announced += expand_wildcard_address(address) if is_wildcard(address) else [address]
     return announced
 
 
@@ -201,6 +214,8 @@ async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, tim
         if is_connected(host, peer):
             return True
         with trio.move_on_after(timeout_s):
+            if is_circuit(address) and not str(address).endswith(f"/p2p/{peer}"):
+                address = Multiaddr(f"{address}/p2p/{peer}")
             try:
                 await swarm_of(host).dial_addr(address, peer)
             except Exception:  # noqa: BLE001 - whatever a hostile listener makes the handshake raise, it is a failed dial
@@ -224,6 +239,21 @@ def connections_of(host: BasicHost, peer: ID | None = None) -> list[INetConn]:
     by_peer = swarm_of(host).connections
     wanted = by_peer.values() if peer is None else [by_peer.get(peer, [])]
     return [connection for connections in wanted for connection in connections if not connection.is_closed]
+
+
+def remote_ips(host: BasicHost, peer: ID) -> set[str]:
+    """Where its connections come from, without those through a relay."""
+    found = set()
+    for connection in connections_of(host, peer):
+        muxed = connection.muxed_conn
+        assert isinstance(muxed, Yamux)
+        # not the connection's own `get_transport_addresses`, which falls back to what the peer announces
+        if any(is_circuit(address) for address in muxed.get_transport_addresses()):
+            continue
+        remote = muxed.get_remote_address()
+        if remote is not None:
+            found.add(plain_ip(remote[0]))
+    return found
 
 
 def heard_on(connection: INetConn) -> int:
@@ -324,9 +354,9 @@ def close_sockets(host: BasicHost) -> None:
         if isinstance(listener, TCPListener) and listener._nursery is not None:
             listener._nursery.cancel_scope.cancel()
     for transport in swarm_of(host).transport_manager.get_transports():
-        assert isinstance(transport, CountedTCP)
-        for open_socket in list(transport.sockets):
-            open_socket.close()
+        if isinstance(transport, CountedTCP):  # a circuit has no socket of its own
+            for open_socket in list(transport.sockets):
+                open_socket.close()
 
 
 async def _close_connection(connection: INetConn) -> None:
@@ -377,6 +407,13 @@ class _ContainedManager(TrioManager):
 
 async def _connect_nobody() -> None:
     pass
+
+
+def _announce_circuits(host: BasicHost, circuits: Sequence[Multiaddr]) -> None:
+    """As shipped, an announced address behind a relay loses the relay, and is the relay's own with our id."""
+    direct = host.get_addrs
+    behind = [Multiaddr(f"{address}/p2p/{host.get_id()}") for address in circuits]
+    host.get_addrs = lambda: [*direct(), *behind]  # type: ignore[method-assign]
 
 
 def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
@@ -439,6 +476,24 @@ class CountedTCP(TCP):
         self.sockets: WeakSet[trio.socket.SocketType] = WeakSet()
         """All that may still be open, also those that no connection was made of yet."""
 
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """As shipped, names are looked up past the machine's own resolver and its hosts file."""
+        failure: Exception | None = None
+        try:
+            for resolved in await resolve(maddr):
+                try:
+                    return await self._dial_resolved(resolved)
+                except OpenConnectionError as error:
+                    failure = error
+        except Unresolved as error:
+            failure = error
+        raise OpenConnectionError(f"cannot connect to {maddr}: {failure}") from failure
+
+    def can_dial(self, maddr: Multiaddr) -> bool:
+        """As shipped, an address behind a relay is dialled as if the relay were the peer, and then, since it is
+        another, all addresses of the peer are forgotten."""
+        return super().can_dial(maddr) and not is_circuit(maddr)
+
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
         connection = await super()._dial_resolved(maddr, source)
         assert isinstance(connection, RawConnection)
@@ -468,6 +523,8 @@ class _ExclusiveListener(TCPListener):
         family = socket.AF_INET6 if protocol == "ip6" else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 probe.bind((str(maddr.value_for_protocol(protocol)), int(str(maddr.value_for_protocol("tcp")))))
             except OSError as error:
@@ -494,8 +551,30 @@ class _ExclusiveListener(TCPListener):
         await self._nursery_ready.wait()
 
 
-def _is_wildcard(address: Multiaddr) -> bool:
-    return str(address).startswith(("/ip4/0.0.0.0/", "/ip6/::/"))
+def _listen_on_one_family() -> None:
+    """An /ip6 address takes IPv6 connections, so that /ip4 and /ip6 may share a port.
+
+    As shipped, /ip6/::/tcp/9000 takes the IPv4 port too, and /ip4/0.0.0.0/tcp/9000 beside it is in use.
+    """
+
+    async def open_listeners(host: str | None, port: int) -> list[trio.SocketListener]:
+        assert host is not None, "only addresses with an IP are listened on"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # hole punching dials from the port that is listened on
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            await listening.bind((host, port))
+            listening.listen(LISTEN_BACKLOG)
+            return [trio.SocketListener(listening)]
+        except BaseException:
+            listening.close()
+            raise
+
+    tcp._open_reuseport_listeners = open_listeners
 
 
 def _quiet_logs() -> None:

@@ -24,7 +24,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.kad_dht.utils import sort_peer_ids_by_distance
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
+from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
@@ -39,14 +39,6 @@ MISSING_LOOKUPS_MAX = 8
 """Members looked up by id in one turn."""
 FAILURES_BEFORE_LOOKUP = 3
 """Dials of a member in vain before somebody is asked whether it has moved."""
-
-
-def bootstrap_peer(address: str) -> PeerInfo:
-    """Raises ValueError with the address."""
-    try:  # multiaddr and py-libp2p raise a dozen kinds for a bad address
-        return info_from_p2p_addr(Multiaddr(address))
-    except Exception as error:
-        raise ValueError(f"{address!r} is not a multiaddr that ends in /p2p/<peer id>: {error}") from error
 
 
 @dataclass

@@ -16,17 +16,22 @@ from pathlib import Path
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
+from p2pdfl.net.addresses import CIRCUIT, announced_address, bootstrap_peer, listen_address, relay_of, relay_peer
 from p2pdfl.net.blobs import Blobs, BlobSource
-from p2pdfl.net.discovery import Discovery, bootstrap_peer
+from p2pdfl.net.circuit import HOP, STOP, Behind, CircuitTransport, Relaying
+from p2pdfl.net.discovery import Discovery
 from p2pdfl.net.followers import Followers
 from p2pdfl.net.gate import Gate
 from p2pdfl.net.guard import Guard
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
+from p2pdfl.net.reachability import DialBack
 from p2pdfl.net.remembered import Remembered
 from p2pdfl.net.requests import Handle, Requests
 from p2pdfl.types import Entropy
@@ -55,6 +60,8 @@ async def open_network(
     blob_source: BlobSource = holds_nothing,
     announce: Sequence[str] = (),
     remembered: Path | None = None,
+    via: Sequence[str] = (),
+    relay: bool = False,
     entropy: Entropy = secrets.token_bytes,
     limits: Limits | None = None,
 ) -> AsyncIterator[Network]:
@@ -64,18 +71,28 @@ async def open_network(
     same Network goes on; meanwhile publications are dropped and requests raise Unreachable.
 
     key_seed: 32 bytes.  listen, announce: multiaddrs without a peer id; bootstrap: with /p2p/<peer id>.
+    via: relays, as bootstrap; others can dial this peer through them.  relay: whether to be one.
     remembered: a file for the peers met, tried first when the same file is given again.
     Raises ValueError for an address it cannot read, OSError for one it cannot listen on, NetworkFailed.
     """
     limits = limits or Limits()
     counters: Counter[str] = Counter()
-    listen_on = [_address(text) for text in listen]
-    announced = [_address(text) for text in announce]
-    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap]
+    listen_on = [listen_address(text) for text in listen]
+    announced = [announced_address(text) for text in announce]
+    relays = [*via, *(through for text in bootstrap if (through := relay_of(text)))]
+    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap] + [relay_peer(text) for text in relays]
     memory = Remembered(remembered)
 
     def create_host() -> BasicHost:
-        host = adapter.create_host(key_seed, limits=limits, counters=counters, announce=announced)
+        circuits = CircuitTransport()
+        circuits.host = host = adapter.create_host(
+            key_seed,
+            limits=limits,
+            counters=counters,
+            announce=announced,
+            circuits=[Multiaddr(f"{text}{CIRCUIT}") for text in via],
+            transports=[circuits],
+        )
         adapter.protect(host, [info.peer_id for info in bootstrap_peers])
         return host
 
@@ -93,6 +110,9 @@ async def open_network(
 
     network = Network(create_host(), topic, blob_source, entropy=entropy, limits=limits, counters=counters)
     network._discovery = create_discovery()
+    if relay:
+        network.relay()
+    behind = network.behind(via)
     ready, closing = trio.Event(), trio.Event()
     raised: Exception | None = None
 
@@ -115,6 +135,7 @@ async def open_network(
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(adapter.wait_died, host, services)
                         nursery.start_soon(discovery.run)
+                        nursery.start_soon(behind.keep_reserved)
                         await closing.wait()
                         nursery.cancel_scope.cancel()
                 except OSError as error:
@@ -234,11 +255,18 @@ class Network:
         self.incoming = self._gossip.incoming
         """Gossip of others, each message once.  If it is not taken, it is dropped and counted."""
         self.peer_id: bytes = host.get_id().to_base58().encode()
+        self.limits = limits
+        DialBack(self, limits=limits, counters=counters)
 
     @property
     def addresses(self) -> list[str]:
         """What others may dial, each with /p2p/<peer id>."""
         return [str(address) for address in self._host.get_addrs()]
+
+    @property
+    def listening(self) -> list[str]:
+        """The sockets' own addresses, wildcards as such."""
+        return [str(address) for address in self._host.get_transport_addrs()]
 
     def admit(self, peer_ids: Collection[bytes]) -> None:
         """From now only these author gossip and send requests.  Before the first call everyone may.
@@ -279,6 +307,42 @@ class Network:
     def connected(self) -> set[bytes]:
         """Admitted peers that gossip reaches directly."""
         return {peer.to_base58().encode() for peer in self._gossip.reachable()}
+
+    def known(self) -> dict[bytes, list[str]]:
+        """Whom others have named, with the addresses that they gave."""
+        peers = self._host.get_peerstore().peers_with_addrs()
+        return {
+            peer.to_base58().encode(): [str(address) for address in adapter.addresses_of(self._host, peer)]
+            for peer in peers
+            if peer != self._host.get_id()
+        }
+
+    async def speaks(self, peer_id: bytes, protocol: str) -> bool:
+        """Whether a connected peer agrees on the protocol."""
+        try:
+            with trio.move_on_after(self.limits.dial_s):
+                await adapter.reset_quietly(await adapter.open_stream(self._host, _peer(peer_id), protocol))
+                return True
+        except (SwarmException, StreamFailure):
+            pass
+        return False
+
+    def relay(self) -> None:
+        """Passes on for others from now, within the limits."""
+        relaying = Relaying(
+            lambda: self._host, lambda peer: self._gossip.is_admitted(peer), limits=self.limits, counters=self.counters
+        )
+        self._requests.accept(HOP, relaying.serve)
+
+    def behind(self, relays: Sequence[str]) -> Behind:
+        behind = Behind(lambda: self._host, relays, limits=self.limits)
+        if relays:
+            self._requests.accept(STOP, behind.accept)
+        return behind
+
+    def remote_ips(self, peer_id: bytes) -> set[str]:
+        """The IP addresses that the peer's connections come from, relayed ones apart."""
+        return adapter.remote_ips(self._host, _peer(peer_id))
 
     async def wait_connected(self, count: int) -> None:
         """Until at least count peers are `connected`."""
@@ -352,13 +416,6 @@ class _Waker(INotifee):
 
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
         pass
-
-
-def _address(text: str) -> Multiaddr:
-    try:  # multiaddr raises a dozen kinds
-        return Multiaddr(text)
-    except Exception as error:
-        raise ValueError(f"{text!r} is not a multiaddr: {error}") from error
 
 
 def is_peer_id(text: bytes) -> bool:

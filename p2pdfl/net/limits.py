@@ -179,6 +179,31 @@ class Limits:
     """After so long a silence the connection is closed: who is lost is noticed within 10 s, and who is busy for 3 s
     is kept."""
 
+    dial_back_s: float = 5.0
+    """One address of one peer that asks whether it can be reached."""
+    dial_back_pause_s: float = 20.0
+    """At least between two questions of one peer that are answered.  Our own start here and double."""
+    dial_backs_at_once_max: int = 4
+    dial_back_peers: int = 3
+    """Whom we ask: one tells the truth even if two do not."""
+    reachability_s: float = 600.0
+    """Between our own questions in the end."""
+
+    relay_reservations_max: int = 32
+    """Peers that can be reached through this one, if it relays."""
+    relay_reservation_s: float = 600.0
+    """Renewed after half of it."""
+    relay_circuits_max: int = 128
+    relay_circuits_per_peer_max: int = 64
+    """One end's; a peer behind a relay has one with each member that cannot reach it otherwise."""
+    relay_asks_per_peer_max: int = 4
+    """Questions under way, besides circuits."""
+    relay_circuit_s: float = 3600.0
+    relay_circuit_bytes_max: int = 1 << 30
+    """Both ways together.  After either the two ends connect anew."""
+    relay_ask_s: float = 10.0
+    """One question and its answer."""
+
     blob_attempt_s: float = 10.0
     blob_bytes_per_s_min: int = 1 << 20
     """One attempt at a blob may take blob_attempt_s plus its largest size at this rate.  What came is kept for the

@@ -144,8 +144,12 @@ class Requests:
                 if not self._served[peer]:
                     del self._served[peer]
 
-        self._accepting[TProtocol(protocol)] = accept
-        self._host.set_stream_handler(TProtocol(protocol), accept)
+        self.accept(protocol, accept)
+
+    def accept(self, protocol: str, handle: Callable[[INetStream], Awaitable[None]]) -> None:
+        """The whole stream, whoever opens it."""
+        self._accepting[TProtocol(protocol)] = handle
+        self._host.set_stream_handler(TProtocol(protocol), handle)
 
     async def _reply(self, stream: INetStream, peer: ID, reply: bytes) -> None:
         if self.held_bytes > 0 and self.held_bytes + len(reply) > self._limits.served_bytes_max:

@@ -117,10 +117,14 @@ async def test_a_port_in_use_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "bootstrap"), [("nonsense", []), ("/ip4/127.0.0.1/tcp/0", ["/ip4/127.0.0.1/tcp/1"])]
+    ("listen", "bootstrap", "text"),
+    [
+        ("nonsense", [], "not a multiaddr"),
+        ("/ip4/127.0.0.1/tcp/0", ["/ip4/127.0.0.1/tcp/1"], "does not end in /p2p/"),
+    ],
 )
-async def test_an_address_that_is_none_is_an_error(listen: str, bootstrap: list[str]) -> None:
-    with pytest.raises(ValueError, match="not a multiaddr"):
+async def test_an_address_that_is_none_is_an_error(listen: str, bootstrap: list[str], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
         async with network("someone", bootstrap, listen=listen):
             pass
 
