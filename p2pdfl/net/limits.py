@@ -92,11 +92,14 @@ class Limits:
     """Closing takes no longer, whatever the other side does."""
 
     def __post_init__(self) -> None:
-        # A handful of connections per member of the largest task tested, 32, always fits.
-        assert self.strangers_max + self.handshakes_max < self.connections_max
         assert self.message_bytes_max <= self.incoming_bytes_max
         assert self.served_streams_per_peer_max <= self.served_streams_max
         assert self.redial_s <= self.redial_s_max
         assert 2 * self.look_s <= self.ping_s
         assert 2 * self.ping_s <= self.silent_s  # whichever way the jitter fell, an answer has time to come
         assert self.lookup_s <= self.lookup_s_max
+
+
+DEFAULT = Limits()
+# Every member of the largest task tested has all the connections it may have, whatever strangers do.
+assert DEFAULT.strangers_max + DEFAULT.handshakes_max + 32 * DEFAULT.connections_per_peer_max < DEFAULT.connections_max
