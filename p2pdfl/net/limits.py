@@ -238,8 +238,6 @@ class Limits:
     """Closing takes no longer, whatever the other side does."""
 
     def __post_init__(self) -> None:
-        # A handful of connections per member of the largest task tested, 32, always fits.
-        assert self.strangers_max + self.handshakes_max < self.connections_max
         assert self.message_bytes_max <= self.incoming_bytes_max
         assert self.message_bytes_max < self.outbound_bytes_max
         assert self.message_bytes_max <= self.recent_bytes_max
@@ -258,3 +256,8 @@ class Limits:
         assert self.handshake_s >= 1  # py-libp2p rounds it down to seconds, and takes 0 for 30
         assert self.dht_streams_per_peer_max <= self.dht_streams_max
         assert self.lookup_s <= self.lookup_s_max
+
+
+DEFAULT = Limits()
+# Every member of the largest task tested has all the connections it may have, whatever strangers do.
+assert DEFAULT.strangers_max + DEFAULT.handshakes_max + 32 * DEFAULT.connections_per_peer_max < DEFAULT.connections_max
