@@ -156,7 +156,9 @@ class Requests:
             raise _NoRoom
         self.held_bytes += len(reply)
         try:
-            await trio.sleep(self._guard.serve_after_s(peer, len(reply)))
+            wait_s = self._guard.serve_after_s(peer, len(reply))
+            if wait_s > 0:
+                await trio.sleep(wait_s)
             await _write(stream, reply)
         finally:
             self.held_bytes -= len(reply)

@@ -321,13 +321,11 @@ async def test_one_peer_has_only_so_many_streams() -> None:
 
 async def test_all_peers_have_only_so_many_streams_and_none_is_blamed_for_the_others() -> None:
     async with networks(2) as (victim, friend), stranger() as attacker, stranger("late") as late:
-        victim._gate._limits = replace(
-            victim._gate._limits, streams_max=victim.gauges()["streams"] + 32, streams_per_peer_max=32
-        )
         assert await attacker.dial(victim)
         assert await late.dial(victim)
         await open_silent(attacker, victim, 32)
-        await until(lambda: len(victim._gate._streams[attacker.id]) == 32)
+        await until(lambda: len(victim._gate._streams.get(attacker.id, ())) == 32)
+        victim._gate._limits = replace(victim._gate._limits, streams_per_peer_max=32, streams_max=32)
         await open_silent(late, victim, 1)
         await until(lambda: victim.counters["refused: too many streams"] == 1)
         assert victim._guard._peers.score(late.id, trio.current_time()) == 0
