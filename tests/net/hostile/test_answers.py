@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
@@ -97,15 +98,19 @@ async def respond(tcp: Tcp, identity: Identity, *, signer: Identity | None = Non
     ],
 )
 async def test_a_listener_that_is_not_who_was_dialled(victim: Network, play: Play) -> None:
+    dialled = trio.Event()
+
     async def serve(stream: trio.SocketStream) -> None:
+        dialled.set()
         with suppress(Ended):
             await play(Tcp(stream))
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_tcp, serve, 0)
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
         address = Multiaddr(f"/ip4/127.0.0.1/tcp/{port}")
         assert not await adapter.dial(victim._host, Identity("listener").id, [address], timeout_s=1)
+        assert dialled.is_set()
         nursery.cancel_scope.cancel()
     assert not victim._host.get_connected_peers()
     assert victim.counters["contained: task"] == 0
@@ -166,7 +171,7 @@ async def test_a_full_bucket_dials_nobody(victim: Network) -> None:
         dialled.set()
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_tcp, serve, 0)
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         address = Multiaddr(f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}")
         table = victim._discovery.dht.routing_table
         for number in range(200):

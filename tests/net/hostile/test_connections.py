@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import trio
@@ -101,7 +102,9 @@ async def flood_of_connections_while_a_newcomer_dials(attacker: Attacker) -> Non
 
 
 async def newcomer_connects(attacker: Attacker) -> None:
-    async with network("newcomer", attacker.victim.addresses, limits=LIMITS) as newcomer:
+    """At its first attempt."""
+    once = replace(LIMITS, redial_s=30.0, redial_s_max=30.0)
+    async with network("newcomer", attacker.victim.addresses, limits=once) as newcomer:
         with trio.fail_after(6):
             await newcomer.wait_connected(1)
 

@@ -147,7 +147,8 @@ async def test_a_handler_that_raises(acquainted: tuple[Network, Network, Strange
 
     victim, friend, attacker = acquainted
     victim._host.set_stream_handler(TProtocol("/test/fails/1"), fail)
-    await attacker.open(victim, "/test/fails/1")
+    with suppress(StreamFailure):  # the reset may overtake the end of the negotiation
+        await attacker.open(victim, "/test/fails/1")
     await counted(victim, "contained: stream")
     await assert_works(victim, friend)
 
