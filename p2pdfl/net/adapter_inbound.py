@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import trio
 from libp2p.abc import IMuxedConn, INetConn, IRawConnection
+from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -56,6 +57,21 @@ def repair(swarm: Swarm, is_protected: Callable[[ID], bool], limits: Limits, cou
         raise SwarmException("inbound connection ended")  # the caller closes the socket and returns the slot
 
     swarm.upgrade_inbound_raw_conn = upgrade_and_stay  # type: ignore[method-assign]
+    _forget_who_left_early(swarm)
+
+
+def _forget_who_left_early(swarm: Swarm) -> None:
+    """As shipped, a connection that ends while it is being added stays in the table for ever."""
+    add = swarm.add_conn
+
+    async def add_and_look(muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
+        connection = await add(muxed_conn, direction)
+        if connection.is_closed:
+            swarm.remove_conn(connection)
+            raise SwarmException("connection ended while it was added")
+        return connection
+
+    swarm.add_conn = add_and_look  # type: ignore[method-assign]
 
 
 def _dispensable(swarm: Swarm, is_protected: Callable[[ID], bool]) -> INetConn:

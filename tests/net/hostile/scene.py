@@ -20,11 +20,13 @@ from libp2p.stream_muxer.yamux import yamux
 
 from net.loopback import assert_works, network, peer_of, seed
 from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net.rates import Rate
 
 from .attacker import Attacker, Identity
 
 ECHO = "/test/echo/1"
 ECHO_BYTES_MAX = 1 << 20
+UNLIMITED = Rate(per_s=1e6, burst=1e6)
 LIMITS = Limits(
     connections_max=60,
     strangers_max=35,
@@ -36,9 +38,14 @@ LIMITS = Limits(
     lookup_s=0.5,
     dht_stream_s=1.0,
     offence_half_life_s=1e-6,
+    gossip_messages=UNLIMITED,
+    own_messages=UNLIMITED,
+    streams=UNLIMITED,
+    handshakes=UNLIMITED,
 )
-"""Short, because a case waits for what it holds open to be cut off.  Forgetful, because all cases come from one address,
-and each bound must hold by itself: that offenders are refused as well is test_limits' subject."""
+"""Short, because a case waits for what it holds open to be cut off.  Forgetful, because all cases come from one address;
+without rates, because the pair talks without a pause.  So each bound must hold by itself; rates, and that offenders are
+refused, are test_limits' subject."""
 TRAITOR = "traitor"
 """The name of an attacker who is an admitted member."""
 

@@ -66,7 +66,10 @@ async def test_a_member_keeps_its_place_in_a_crowd() -> None:
 
 async def test_as_many_connections_fit_as_are_granted() -> None:
     """As shipped, 256 that are inbound, whatever one sets."""
-    async with network("victim", limits=Limits(connections_max=300)) as victim, crowd_at(victim, 262) as crowd:
+    async with (
+        network("victim", limits=Limits(connections_max=400, strangers_max=300)) as victim,
+        crowd_at(victim, 262) as crowd,
+    ):
         await crowd[0].catch_up()
         await crowd[-1].catch_up()
         assert len(adapter.swarm_of(victim._host).get_connections()) == 262
