@@ -11,6 +11,7 @@ MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LONG_TESTS := tests/net/hostile tests/net/test_nat.py tests/net/test_circuit.py tests/test_doctor.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -46,8 +47,12 @@ verify: $(READY) ## RUN=runs/NAME: check a finished run again; ARGS='--replay 20
 	@$(BIN)/p2pdfl verify '$(RUN)' $(ARGS)
 
 .PHONY: test
-test: $(READY) ## all tests; ARGS='-m "not slow"' and the like go to pytest
-	@$(BIN)/pytest $(ARGS)
+test: $(READY) ## all tests but those of test-long; ARGS='-m "not slow"' and the like go to pytest
+	@$(BIN)/pytest $(addprefix --ignore=,$(LONG_TESTS)) $(ARGS)
+
+.PHONY: test-long
+test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor: minutes each
+	@$(BIN)/pytest $(LONG_TESTS) $(ARGS)
 
 .PHONY: check
 check: static test ## format, lint, types, import rules, contract artefact, tests

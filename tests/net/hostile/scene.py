@@ -43,8 +43,8 @@ LIMITS = Limits(
     streams=UNLIMITED,
     handshakes=UNLIMITED,
 )
-"""Short, because a case waits for what it holds open to be cut off.  Forgetful, because all cases come from one address;
-without rates, because the pair talks without a pause.  So each bound must hold by itself; rates, and that offenders are
+"""Short: a case waits for what it holds open to be cut off.  Forgetful: all cases come from one address;
+without rates: the pair talks without a pause.  So each bound must hold by itself; rates, and that offenders are
 refused, are test_limits' subject."""
 TRAITOR = "traitor"
 """The name of an attacker who is an admitted member."""
