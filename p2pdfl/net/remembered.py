@@ -19,6 +19,8 @@ import trio
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
+from p2pdfl import bounded_json
+
 VERSION = 1
 PEERS_MAX = 128
 """Four times the largest task tested."""
@@ -140,8 +142,8 @@ def _read(path: Path) -> dict[ID, _Entry]:
     if len(data) > FILE_BYTES_MAX:
         raise BrokenFile(f"over {FILE_BYTES_MAX} bytes")
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        found = bounded_json.loads(data)
+    except ValueError:
         raise BrokenFile("not JSON") from None
     if not isinstance(found, dict) or found.get("version") != VERSION:
         raise BrokenFile(f"not a list of peers of version {VERSION}")
