@@ -109,8 +109,10 @@ async def test_anchors_owed_together_go_in_order_and_only_once(at: Place, duties
 async def test_an_unknown_block_brings_the_newest_registry_only(duties: Duties) -> None:
     (seen,) = await duties.read_registry(bytes(32))
     assert [entry.address for entry in seen.registrations] == [keys_of("ada").address]
-    (again,) = await duties.read_registry(seen.block)
-    assert again.number >= seen.number
+    again = await duties.read_registry(seen.block)
+    # a block mined in between is the newest one now, and comes beside the one asked for
+    assert {block.number for block in again} in ({seen.number}, {seen.number, again[-1].number})
+    assert again[0] == seen
 
 
 async def test_the_same_question_is_asked_once_at_a_time(duties: Duties) -> None:
