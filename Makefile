@@ -6,10 +6,12 @@ TORCH ?= torch==2.13.0
 NAME ?=
 RUN ?=
 ARGS ?=
+MINUTES ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LONG_TESTS := tests/net/hostile tests/net/test_nat.py tests/net/test_circuit.py tests/test_doctor.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -45,8 +47,12 @@ verify: $(READY) ## RUN=runs/NAME: check a finished run again; ARGS='--replay 20
 	@$(BIN)/p2pdfl verify '$(RUN)' $(ARGS)
 
 .PHONY: test
-test: $(READY) ## all tests; ARGS='-m "not slow"' and the like go to pytest
-	@$(BIN)/pytest $(ARGS)
+test: $(READY) ## all tests but those of test-long; ARGS='-m "not slow"' and the like go to pytest
+	@$(BIN)/pytest $(addprefix --ignore=,$(LONG_TESTS)) $(ARGS)
+
+.PHONY: test-long
+test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor: minutes each
+	@$(BIN)/pytest $(LONG_TESTS) $(ARGS)
 
 .PHONY: check
 check: static test ## format, lint, types, import rules, contract artefact, tests
@@ -80,13 +86,42 @@ contracts: $(READY) ## compile the contract into the artefact that the package c
 contracts-check: $(READY)
 	@$(BIN)/python contracts/build.py --check
 
+.PHONY: vectors
+vectors: $(READY) ## docs/wire-vectors.json, after a change of the wire format that is meant
+	@PYTHONPATH=tests $(BIN)/python -m wire.vectors docs/wire-vectors.json
+
+.PHONY: interop
+interop: $(READY) ## two js-libp2p nodes follow a small run and check all of it; needs node 20 and npm
+	@if ! command -v node > /dev/null || ! command -v npm > /dev/null; then \
+		echo 'interop: SKIPPED: node and npm are not both installed'; \
+	elif ! node -e 'process.exitCode = parseInt(process.versions.node) < 20 ? 1 : 0'; then \
+		echo "interop: SKIPPED: node is $$(node --version), 20 or newer is needed"; \
+	else $(MAKE) --no-print-directory interop-run; fi
+
+.PHONY: interop-run
+interop-run: interop/node_modules/.ready
+	@node interop/check.mjs docs/wire-vectors.json
+	@$(BIN)/python interop/run.py
+
+interop/node_modules/.ready: interop/package-lock.json
+	@cd interop && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
 .PHONY: bench
-bench: $(READY) ## what a round costs a peer, part by part; aggregation by itself
+bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; aggregation and pulls by themselves
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/round.py
+	@$(BIN)/python benchmarks/network.py
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/aggregate.py
+	@$(BIN)/python benchmarks/pull.py
+
+.PHONY: fuzz
+fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip's frames and the pull protocol, by coverage
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -e '.[fuzz]'
+	@cd tests && PYTHONPATH=..:. ../$(BIN)/python -m fuzz --minutes '$(MINUTES)' $(ARGS)
 
 .PHONY: clean
 clean: ## remove what make made: .venv, caches; runs/ stays
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf interop/node_modules
 	rm -rf *.egg-info packaging/*/*.egg-info packaging/*/build
 	find p2pdfl tests contracts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

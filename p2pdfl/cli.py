@@ -12,6 +12,8 @@ EXIT_NOT_AS_EXPECTED = 1
 EXIT_USAGE = 2
 """The command line or a file it names cannot be used."""
 EXIT_FAILED = 3
+EXIT_SKIPPED = 77
+"""This machine cannot give a scenario the network that it wants; the number that automake's tests use for it."""
 EXIT_INTERRUPTED = 130
 
 PLAIN_WIDTH = 120
@@ -44,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run a whole network on this machine, with cheaters, and judge what came of it",
         description="Run a whole network on this machine: a chain, one process per peer, cheaters and faults as the "
         "scenario says.  Exit code 0 if everything came out as the scenario expects, 1 if not, 2 if the scenario "
-        "cannot be used, 3 if the run failed.",
+        "cannot be used, 3 if the run failed, 77 if this machine cannot give it the network that it wants.",
     )
     scenario.add_argument("scenario", metavar="FILE_OR_NAME", help="a scenario file, or NAME for scenarios/NAME.toml")
     scenario.add_argument(
@@ -77,6 +79,25 @@ def _parser() -> argparse.ArgumentParser:
         "--trust-code", action="store_true", help="run the model and data functions that the task brings, if any"
     )
     verify.set_defaults(run=_verify)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="tell why a peer cannot be reached or sees too few others, and what to do",
+        description="Examine, from this machine outwards: installation, key, task, chain, membership, addresses, who "
+        "answers, who of the members can be dialled, and whether others can dial this peer.  It never uses the peer's "
+        "key, and may run beside the peer.  Exit code 0 if nothing failed, 1 if something did, 2 if there is nothing "
+        "to examine.",
+    )
+    doctor.add_argument("--home", type=Path, help="of the peer; what it was started with is known from there")
+    doctor.add_argument("--task", type=Path, metavar="FILE", help="the task file")
+    for flag, text in (
+        ("--bootstrap", "an address to start from"),
+        ("--listen", "where the peer is to listen"),
+        ("--announce", "where others are to dial it"),
+    ):
+        doctor.add_argument(flag, action="append", default=[], metavar="MULTIADDR", help=f"{text}, may be repeated")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.set_defaults(run=_doctor)
 
     devchain = commands.add_parser(
         "devchain",
@@ -118,7 +139,7 @@ def _peer(arguments: list[str]) -> int:
 def _scenario(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from p2pdfl.scenario import report, runner, spec
+    from p2pdfl.scenario import namespaces, report, runner, spec
 
     console = Console()
     if not console.is_terminal:
@@ -128,6 +149,8 @@ def _scenario(options: argparse.Namespace) -> int:
         summary = runner.run(path, options.out, peer_entry=PEER_ENTRY, console=console, keep=options.keep)
     except spec.ScenarioError as error:
         return _complain(str(error), EXIT_USAGE)
+    except namespaces.Unavailable as error:
+        return _complain(f"skipped: {options.scenario} wants a network of its own: {error}", EXIT_SKIPPED)
     except runner.RunFailed as error:
         return _complain(str(error), EXIT_FAILED)
     report.print_verdict(console, options.out / summary.scenario, summary)
@@ -163,6 +186,25 @@ def _verify(options: argparse.Namespace) -> int:
             f"{options.directory}: {'ok' if report.ok else 'NOT ok'}, {report.rounds} of {report.rounds_of_task} rounds"
         )
     return EXIT_OK if report.ok else EXIT_NOT_AS_EXPECTED
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if not (options.home or options.task or options.bootstrap or options.listen):
+        return _complain("doctor needs something to examine: --home, --task, --bootstrap or --listen", EXIT_USAGE)
+    from p2pdfl.doctor import command
+    from p2pdfl.doctor.examination import Options
+
+    well = command.run(
+        Options(
+            home=options.home,
+            task=options.task,
+            bootstrap=options.bootstrap,
+            listen=options.listen,
+            announce=options.announce,
+        ),
+        as_json=options.json,
+    )
+    return EXIT_OK if well else EXIT_NOT_AS_EXPECTED
 
 
 def _devchain(options: argparse.Namespace) -> int:

@@ -9,13 +9,11 @@ linger                      answer those who are still at it
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,12 +34,16 @@ from p2pdfl.duties import Duties
 from p2pdfl.journal import Journal, Value
 from p2pdfl.keyfile import KeyFileError, load_or_create
 from p2pdfl.learning.learner import Learner, StateError, check_reference
-from p2pdfl.net.host import Network, open_network
+from p2pdfl.metrics import Metrics, served
+from p2pdfl.net.host import Network, NetworkFailed, open_network
+from p2pdfl.net.limits import Limits
+from p2pdfl.net.reachability import Reachability, watched
 from p2pdfl.node import Machine, Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviation, ForgetfulStore
+from p2pdfl.status import kept, write_whole
 from p2pdfl.store import Store, StoreError
 from p2pdfl.task import Deployment, Task, TaskError
 from p2pdfl.types import Digest, Packet, Registration
@@ -57,8 +59,12 @@ FUND_MARGIN_WEI = 10**18
 """Beyond the deposit, for gas."""
 STORE_LOST = "store.lost"
 """In the home of a peer whose store is gone while its key is there: it may have signed what it no longer knows."""
+PEERS = "peers.json"
+"""In the home: the members met, tried first after a restart."""
 CONNECT_S = 30.0
 """How long a peer waits to see all other members before the first round; the rounds work with fewer."""
+CONNECTIONS_WATCH_S = 0.25
+"""Between looks at who is connected; what is seen is told, and nothing rests on it."""
 
 
 class PeerError(Exception):
@@ -73,6 +79,7 @@ EXPECTED_ERRORS = (
     StateError,
     ChainError,
     Diverged,
+    NetworkFailed,
     OSError,
 )
 """The world's fault, each with words for a person."""
@@ -84,10 +91,16 @@ class Options:
     home: Path
     name: str
     listen: list[str]
+    announce: list[str]
     bootstrap: list[str]
+    via: list[str]
+    relay: bool
     fund: bool
     linger_s: float
+    followers_max: int
     byzantine: Deviation | None
+    metrics: tuple[str, int] | None = None
+    """Host and port to serve Prometheus on."""
 
 
 def live(options: Options) -> int:
@@ -143,6 +156,7 @@ async def _until_stopped(options: Options) -> int:
 class _Peer:
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._metrics: Metrics | None = None
         self.is_done = False
 
     async def live(self) -> None:
@@ -162,7 +176,7 @@ class _Peer:
             (options.home / STORE_LOST).touch()
         keys = load_or_create(options.home / "key", secrets.token_bytes)
         store_type = ForgetfulStore if options.byzantine else Store
-        with store_type(store_path) as store, Journal(options.home / "events.jsonl", _tell) as journal:
+        with store_type(store_path) as store, Journal(options.home / "events.jsonl", self._tell) as journal:
             signed = _signed(store, file.task, options.home)
             self._say(f"computing the task's reference replay ({file.task.name})")
             learner = await threads.run(Learner, file.task)
@@ -181,13 +195,23 @@ class _Peer:
     ) -> None:
         options, task_id = self._options, task.task_id()
         bodies: list[Callable[[Digest], bytes | None]] = []
-        async with open_network(
-            key_seed=keys.peer_secret,
-            listen=options.listen,
-            bootstrap=options.bootstrap,
-            topic=f"/p2pdfl/1/{task_id.hex()}",
-            blob_source=lambda digest: bodies[0](digest) if bodies else None,
-        ) as network:
+        async with (
+            open_network(
+                key_seed=keys.peer_secret,
+                listen=options.listen,
+                announce=options.announce,
+                bootstrap=options.bootstrap,
+                via=options.via,
+                relay=options.relay,
+                topic=f"/p2pdfl/1/{task_id.hex()}",
+                blob_source=lambda digest: bodies[0](digest) if bodies else None,
+                limits=Limits(followers_max=options.followers_max),
+                remembered=options.home / PEERS,
+            ) as network,
+            self._measured(network, task, journal),
+            watched(network, partial(self._tell_reachability, journal), entropy=secrets.token_bytes),
+            kept(options.home, partial(_describe, network)),
+        ):
             self._announce(network, keys, journal)
             chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
             try:
@@ -224,21 +248,57 @@ class _Peer:
                     history_rounds=setup.history_rounds,
                 )
                 bodies.append(node.body)
-                await node.run(
-                    on_result=lambda result: self._report(result, network, journal, keys), linger_s=options.linger_s
-                )
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_watch_connections, network, journal)
+                    await node.run(
+                        on_result=lambda result: self._report(result, network, journal, keys), linger_s=options.linger_s
+                    )
+                    nursery.cancel_scope.cancel()
             finally:
                 chain.close()
 
+    @asynccontextmanager
+    async def _measured(self, network: Network, task: Task, journal: Journal) -> AsyncIterator[None]:
+        if self._options.metrics is None:
+            yield
+            return
+        host, port = self._options.metrics
+        self._metrics = Metrics(
+            info={"name": self._options.name, "peer_id": network.peer_id.decode(), "task": task.task_id().hex()},
+            counters=network.counters,
+            gauges=network.gauges,
+            journal=journal,
+        )
+        async with served(self._metrics, host, port) as bound:
+            self._say(f"metrics at http://{f'[{host}]' if ':' in host else host}:{bound}/metrics")
+            yield
+
+    def _tell(self, event: str, fields: Mapping[str, Value]) -> None:
+        _tell(event, fields)
+        if self._metrics is not None:
+            self._metrics.hear(event, fields)
+
     def _announce(self, network: Network, keys: Keys, journal: Journal) -> None:
-        address = "0x" + keys.address.hex()
+        options, address = self._options, "0x" + keys.address.hex()
         peer_id = network.peer_id.decode()
         journal.write("started", {"address": address, "peer_id": peer_id})
-        facts = {"peer_id": peer_id, "addresses": network.addresses, "address": address}
-        _write(self._options.home / "address.json", facts)
-        self._say(f"{self._options.name} is {address}, listening; others join with")
+        facts = {
+            "peer_id": peer_id,
+            "addresses": network.addresses,
+            "listening": network.listening,
+            "address": address,
+            "task": str(options.task.resolve()),
+            "bootstrap": [*options.bootstrap, *options.via],
+        }
+        write_whole(options.home / "address.json", facts)
+        self._say(f"{options.name} is {address}, listening on {', '.join(network.listening)}; others join with")
         for multiaddr in network.addresses:
             self._say(f"    --bootstrap {multiaddr}")
+
+    def _tell_reachability(self, journal: Journal, found: Reachability) -> None:
+        journal.write("reachability", found.fields())
+        for line in found.words():
+            self._say(line)
 
     async def _register(
         self, chain: ChainClient, rpc: str, task: Task, keys: Keys, network: Network, journal: Journal
@@ -319,7 +379,7 @@ class _Peer:
         refused = journal.refused + type(journal.refused)(
             {name: count for name, count in network.counters.items() if name.startswith(("refused", "contained"))}
         )
-        _write(
+        write_whole(
             self._options.home / "result.json",
             {
                 "name": self._options.name,
@@ -340,6 +400,26 @@ class _Peer:
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
+
+
+async def _watch_connections(network: Network, journal: Journal) -> None:
+    """Tells which members come and go."""
+    known = network.connected()
+    while True:
+        await trio.sleep(CONNECTIONS_WATCH_S)
+        connected = network.connected()
+        for peer_id in sorted(known - connected):
+            journal.write("lost", {"peer_id": peer_id.decode()})
+        for peer_id in sorted(connected - known):
+            journal.write("found", {"peer_id": peer_id.decode()})
+        known = connected
+
+
+def _describe(network: Network) -> dict[str, object]:
+    return {
+        "connected": sorted(peer.decode() for peer in network.connected()),
+        "counters": dict(sorted(network.counters.items())),
+    }
 
 
 def _tell(event: str, fields: Mapping[str, Value]) -> None:
@@ -393,10 +473,3 @@ async def _patiently(work: Callable[[], T], journal: Journal) -> T:
             journal.write("chain_error", {"what": "joining", "error": " ".join(str(error).split())})
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, params.CHAIN_RETRY_S_MAX)
-
-
-def _write(path: Path, fields: Mapping[str, object]) -> None:
-    """Whole or not at all: others wait for these files."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)

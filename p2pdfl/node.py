@@ -25,6 +25,7 @@ from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.duties import Duties
 from p2pdfl.journal import Activity, Journal
 from p2pdfl.learning.learner import State
+from p2pdfl.net.blame import PASSED_ON
 from p2pdfl.net.host import Network, is_peer_id
 from p2pdfl.net.requests import Refused, Unreachable
 from p2pdfl.protocol.events import (
@@ -58,7 +59,7 @@ from p2pdfl.protocol.events import (
     WantUpdate,
 )
 from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.protocol.refusal import Refusal
+from p2pdfl.protocol.refusal import Refusal, Reject
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound
 from p2pdfl.store import Store
@@ -183,7 +184,18 @@ class Node:
                 effects = self.machine.handle(event, self.journal.now_ms)
             except Refusal as refusal:
                 self.journal.refused[refusal.reason] += 1
+                self._blame(event, refusal)
                 effects = []
+
+    def _blame(self, event: Event, refusal: Refusal) -> None:
+        if not isinstance(event, PacketReceived) or event.source is None or not isinstance(refusal, Reject):
+            return
+        if event.is_own or refusal.reason in PASSED_ON:
+            self.network.blame(event.source, refusal.reason)
+
+    def _refuse(self, reason: str, peer: bytes) -> None:
+        self.journal.refused[reason] += 1
+        self.network.blame(peer, reason)
 
     async def _next_event(self) -> Event:
         now_ms = self.journal.now_ms
@@ -215,21 +227,21 @@ class Node:
         async for incoming in self.network.incoming:
             kind, data = incoming.data[:1], incoming.data[1:]
             if kind == _PACKET:
-                await self._receive_packet(data)
+                await self._receive_packet(data, incoming.origin)
             elif kind == _UPDATE:
                 self._updates.receive(data, incoming.origin)
             elif kind == _ANNOUNCE and len(data) == 32:
                 self._updates.announced(data, incoming.origin)
             else:
-                self.journal.refused["gossip of no known kind"] += 1
+                self._refuse("gossip of no known kind", incoming.origin)
 
-    async def _receive_packet(self, data: bytes) -> None:
+    async def _receive_packet(self, data: bytes, origin: bytes) -> None:
         try:
             packet = decode(Packet, data, bytes_max=params.PACKET_BYTES_MAX)
         except Malformed:
-            self.journal.refused["packet is malformed"] += 1
+            self._refuse("packet is malformed", origin)
             return
-        await self._inbox.send(PacketReceived(packet=packet))
+        await self._inbox.send(PacketReceived(packet=packet, source=origin))
 
     # --- effects ------------------------------------------------------------------
 
@@ -414,7 +426,7 @@ class Node:
         try:
             stored = await threads.run(self.store.round, round)
             if stored is not None:
-                await self._take_reply(stored.packets, (stored.certificate,))
+                await self._take_reply(stored.packets, (stored.certificate,), None)
             elif member:
                 data = await self.network.request(
                     member,
@@ -424,21 +436,29 @@ class Node:
                     timeout_s=params.RESYNC_TIMEOUT_S,
                 )
                 reply = await threads.run(_decode_reply, data)
-                await self._take_reply(reply.packets, reply.certificates)
-        except (Unreachable, Refused, Malformed):
+                await self._take_reply(reply.packets, reply.certificates, member)
+        except (Unreachable, Refused):
             self.journal.refused["resync without an answer"] += 1
+        except Malformed:
+            self._refuse("reply is malformed", member)
         finally:
             self._asking.discard(member)
 
-    async def _take_reply(self, packets: tuple[Packet, ...], certificates: tuple[Certificate, ...]) -> None:
+    async def _take_reply(
+        self, packets: tuple[Packet, ...], certificates: tuple[Certificate, ...], source: bytes | None
+    ) -> None:
         for packet in packets:
-            await self._inbox.send(PacketReceived(packet=packet))
+            await self._inbox.send(PacketReceived(packet=packet, source=source, is_own=False))
         for certificate in certificates:
             await self._inbox.send(CertificateReceived(certificate=certificate))
 
     async def _answer_resync(self, peer: bytes, data: bytes) -> bytes:
         """Raises for what is not answered; that costs the peer a stream."""
-        request = decode(ResyncRequest, data, bytes_max=params.RESYNC_REQUEST_BYTES_MAX)
+        try:
+            request = decode(ResyncRequest, data, bytes_max=params.RESYNC_REQUEST_BYTES_MAX)
+        except Malformed:
+            self._refuse("request is malformed", peer)
+            raise
         if peer in self._answering:
             raise Refused("one question at a time")
         self._answering.add(peer)

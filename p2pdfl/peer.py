@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 3
 EXIT_INTERRUPTED = 130
+FOLLOWERS_MAX = 32
+"""Places that one peer may grant.  Each is one more copy of every message of the run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,10 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 home=parsed.home,
                 name=parsed.name or parsed.home.resolve().name,
                 listen=parsed.listen or ["/ip4/127.0.0.1/tcp/0"],
+                announce=parsed.announce,
                 bootstrap=parsed.bootstrap,
+                via=parsed.via,
+                relay=parsed.relay,
                 fund=parsed.fund,
                 linger_s=parsed.linger,
+                followers_max=parsed.followers,
                 byzantine=parsed.byzantine,
+                metrics=parsed.metrics,
             )
         )
     except runtime.BrokenInstall as error:
@@ -64,7 +71,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         type=_listen_address,
         metavar="MULTIADDR",
-        help="where to listen, may be repeated (default: /ip4/127.0.0.1/tcp/0, any free port on this machine)",
+        help="where to listen, may be repeated: /ip4/0.0.0.0/tcp/9000 is every IPv4 address of this machine, "
+        "/ip6/::/tcp/9000 every IPv6 address (default: /ip4/127.0.0.1/tcp/0, any free port, for this machine only)",
+    )
+    parser.add_argument(
+        "--announce",
+        action="append",
+        type=_announced_address,
+        default=[],
+        metavar="MULTIADDR",
+        help="where others should dial, if that is not where it listens: the router's address and the port that it "
+        "forwards, or a name, as /dns4/peer.example.org/tcp/9000; may be repeated",
     )
     parser.add_argument(
         "--bootstrap",
@@ -74,6 +91,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="MULTIADDR",
         help="a peer that is there already, with its /p2p/ part, may be repeated; none for the first peer",
     )
+    parser.add_argument(
+        "--via",
+        action="append",
+        type=_relay_address,
+        default=[],
+        metavar="MULTIADDR",
+        help="a peer started with --relay, as it prints its address: others can then reach this one through it; for "
+        "peers behind a router that forwards nothing; may be repeated",
+    )
+    parser.add_argument(
+        "--relay",
+        action="store_true",
+        help="pass on data for members that others cannot reach, within limits; for peers that others can reach",
+    )
     parser.add_argument("--fund", action="store_true", help="take the deposit from a development chain's own account")
     parser.add_argument(
         "--linger",
@@ -81,6 +112,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=15.0,
         metavar="SECONDS",
         help="how long to answer the others after the last round (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--followers",
+        type=_follower_count,
+        default=0,
+        metavar="COUNT",
+        help="how many strangers may follow the run through this peer; each costs what a member costs to talk to "
+        "(default: none)",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=_metrics_address,
+        metavar="[HOST:]PORT",
+        help="serve counters for Prometheus there (default: nowhere; the host, if left out, is 127.0.0.1)",
     )
     parser.add_argument(
         "--byzantine",
@@ -101,24 +146,46 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _listen_address(text: str) -> str:
-    from multiaddr import Multiaddr
+def _follower_count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 2 or int(text) > FOLLOWERS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {FOLLOWERS_MAX}")
+    return int(text)
 
-    example = "as /ip4/127.0.0.1/tcp/9000"
-    try:
-        protocols = [protocol.name for protocol in Multiaddr(text).protocols()]
-    except Exception as error:  # noqa: BLE001  multiaddr raises a dozen kinds
-        raise argparse.ArgumentTypeError(f"{text!r} is not a multiaddr, {example}: {error}") from None
-    if protocols not in (["ip4", "tcp"], ["ip6", "tcp"]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address with a TCP port, {example}")
-    return text
+
+def _listen_address(text: str) -> str:
+    from p2pdfl.net.addresses import listen_address
+
+    return _address(listen_address, text)
+
+
+def _announced_address(text: str) -> str:
+    from p2pdfl.net.addresses import announced_address
+
+    return _address(announced_address, text)
+
+
+def _metrics_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16) or (":" in host and not host.startswith("[")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port or host:port, as 9100 or [::1]:9100")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _bootstrap_address(text: str) -> str:
-    from p2pdfl.net.discovery import bootstrap_peer
+    from p2pdfl.net.addresses import bootstrap_peer
 
+    return _address(bootstrap_peer, text)
+
+
+def _relay_address(text: str) -> str:
+    from p2pdfl.net.addresses import relay_peer
+
+    return _address(relay_peer, text)
+
+
+def _address(check: Callable[[str], object], text: str) -> str:
     try:
-        bootstrap_peer(text)
+        check(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -36,17 +36,20 @@ class Updates:
     """Author's peer id -> the digest that it announced last."""
     _wanted: dict[Digest, dict[Address, WantUpdate]] = field(default_factory=dict)
     """By digest, then by author: a cheater may commit to another's digest, and must not take its place."""
-    _fetching: set[Digest] = field(default_factory=set)
+    _fetching: dict[Digest, trio.CancelScope] = field(default_factory=dict)
 
     def receive(self, update: bytes, origin: bytes) -> None:
         """Inline gossip."""
         if len(update) > params.UPDATE_INLINE_BYTES_MAX:
             self.journal.refused["update is too long"] += 1
+            self.network.blame(origin, "update is too long")
             return
         self.take(update, origin)
 
     def take(self, update: bytes, origin: bytes) -> None:
-        digest = sha256(update).digest()
+        self._take(sha256(update).digest(), update, origin)
+
+    def _take(self, digest: Digest, update: bytes, origin: bytes) -> None:
         wanted = self._wanted.pop(digest, None)
         if wanted is not None:
             for want in wanted.values():
@@ -75,20 +78,23 @@ class Updates:
         update = await threads.run(self.store.blob, want.update)
         holder = next((origin for origin, digest in self._announced.items() if digest == want.update), None)
         if update is not None:
-            self.take(update, self.network.peer_id)
+            self._take(want.update, update, self.network.peer_id)
         elif want.update in self._wanted and (want.fetch or holder is not None):
             self._fetch(want.update, first=holder or author)
 
     def forget_wanted(self) -> None:
-        """The round has closed.  What came early for the next one stays."""
+        """The round has closed.  What came early for the next one stays, chunks among it (`Network.fetch`)."""
         self._wanted.clear()
+        # ATTACK: bodies that their holders spin out must not pile up, round after round
+        for fetching in self._fetching.values():
+            fetching.cancel()
 
     def _stray(self, digest: Digest) -> bytes | None:
         return next((strays[digest] for strays in self._strays.values() if digest in strays), None)
 
     def _fetch(self, digest: Digest, first: bytes | None) -> None:
         if digest not in self._fetching:
-            self._fetching.add(digest)
+            self._fetching[digest] = trio.CancelScope()
             self.nursery.start_soon(self._fetch_from, digest, first)
 
     async def _fetch_from(self, digest: Digest, first: bytes | None) -> None:
@@ -96,12 +102,14 @@ class Updates:
         others = sorted(connected - {first})
         self.chance.shuffle(others)
         holders = [*([first] if first in connected and first is not None else []), *others]
+        update = None
         try:
-            update = await self.network.fetch(digest, holders, bytes_max=self.compute.update_bytes_max)
+            with self._fetching[digest]:
+                update = await self.network.fetch(digest, holders, bytes_max=self.compute.update_bytes_max)
         finally:
-            self._fetching.discard(digest)
+            del self._fetching[digest]
         if update is not None:
-            self.take(update, self.network.peer_id)
+            self._take(digest, update, self.network.peer_id)
 
     async def _report_held(self, want: WantUpdate, update: bytes) -> None:
         """Stored before it counts as held: from here on others may ask for it, and aggregation relies on it."""

@@ -22,7 +22,7 @@ from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.duties import Duties
 from p2pdfl.journal import Journal
 from p2pdfl.learning.learner import Learner, measure
-from p2pdfl.net import Network, open_network
+from p2pdfl.net import Limits, Network, open_network
 from p2pdfl.node import Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
@@ -183,8 +183,9 @@ def member(at: Place, name: str, network: Network, *, computes: type[Compute] = 
 class Town:
     """Members that live side by side until the block ends, each with its own network."""
 
-    def __init__(self, at: Place, nursery: trio.Nursery) -> None:
+    def __init__(self, at: Place, nursery: trio.Nursery, limits: Limits | None = None) -> None:
         self.at = at
+        self.limits = limits
         self.networks: dict[str, Network] = {}
         self.members: dict[str, Member] = {}
         self._nursery = nursery
@@ -230,6 +231,7 @@ class Town:
             listen=[LOOPBACK],
             bootstrap=self.at.addresses[:1],
             topic="small",
+            limits=self.limits,
             blob_source=lambda digest: self.members[name].node.body(digest) if name in self.members else None,
         ) as network:
             self.at.addresses += network.addresses
@@ -258,10 +260,12 @@ class Town:
 
 
 @asynccontextmanager
-async def town(directory: Path, task: Task, *, limit_s: float = 60.0) -> AsyncIterator[Town]:
+async def town(
+    directory: Path, task: Task, *, limit_s: float = 60.0, limits: Limits | None = None
+) -> AsyncIterator[Town]:
     learner(task)
     with place(directory, task) as at, trio.fail_after(limit_s):
         async with trio.open_nursery() as nursery:
-            yield (here := Town(at, nursery))
+            yield (here := Town(at, nursery, limits))
             await here.stop(*here.networks)
             nursery.cancel_scope.cancel()

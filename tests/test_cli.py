@@ -32,7 +32,7 @@ def test_without_a_command_the_usage_is_shown(capsys: pytest.CaptureFixture[str]
 def test_an_unknown_scenario_is_one_line_that_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["scenario", "nothing-like-it"]) == cli.EXIT_USAGE
     error = capsys.readouterr().err
-    assert error.startswith("p2pdfl: no scenario 'nothing-like-it'; there are: byzantine, ")
+    assert error.startswith("p2pdfl: no scenario 'nothing-like-it'; there are: bad_path, ")
     assert error.count("\n") == 1
 
 

@@ -15,7 +15,7 @@ from p2pdfl import params
 from p2pdfl.codec import encode
 from p2pdfl.compute import Compute
 from p2pdfl.learning.learner import State
-from p2pdfl.net import Network
+from p2pdfl.net import Limits, Network
 from p2pdfl.net.blobs import PROTOCOL as BLOB_PROTOCOL
 from p2pdfl.node import RESYNC_PROTOCOL, NodeResult
 from p2pdfl.protocol.events import Event, Tick
@@ -57,8 +57,10 @@ async def test_three_members_end_with_one_history_which_is_anchored(tmp_path: Pa
 
 
 async def test_hostile_bytes_of_a_member_end_nobody(tmp_path: Path) -> None:
-    """The fourth member floods gossip and answers no question, or with junk; a fifth registers no readable peer id."""
-    async with town(tmp_path, measured(members_min=3, commit_ms=1500)) as here:
+    """The fourth member floods gossip and answers no question, or with junk; a fifth registers no readable peer id.
+    Nobody minds: every offence is forgotten at once."""
+    forgetful = Limits(offence_half_life_s=1e-6)
+    async with town(tmp_path, measured(members_min=3, commit_ms=1500), limits=forgetful) as here:
         await here.found(*NAMES, "eve")
         await trio.to_thread.run_sync(here.at.register, "garbled", GARBAGE_PEER_ID)
         eve = here.networks["eve"]
@@ -73,6 +75,22 @@ async def test_hostile_bytes_of_a_member_end_nobody(tmp_path: Path) -> None:
         for name in NAMES:
             refused = here.members[name].journal.refused
             assert {"packet is malformed", "gossip of no known kind", "update is too long"} <= refused.keys()
+
+
+async def test_a_member_whose_messages_are_junk_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
+    async with town(tmp_path, measured(members_min=3)) as here:
+        await here.found(*NAMES, "eve")
+        eve = here.networks["eve"]
+        async with trio.open_nursery() as flooding:
+            flooding.start_soon(flood, eve)
+            await here.begin(*NAMES)
+            assert_one_history(await here.done(*NAMES), rounds=5)
+            flooding.cancel_scope.cancel()
+        for name in NAMES:
+            counters = here.networks[name].counters
+            assert counters["offence: packet is malformed"] + counters["offence: gossip of no known kind"] >= 4
+            assert counters["peers refused"] >= 1
+            assert counters["connections cut"] >= 1
 
 
 def serve_junk(eve: Network) -> Counter[str]:
@@ -103,7 +121,7 @@ def serve_junk(eve: Network) -> Counter[str]:
                 raise AssertionError
 
     eve.serve(RESYNC_PROTOCOL, answer, request_bytes_max=1 << 20)
-    eve.serve(BLOB_PROTOCOL, answer, request_bytes_max=32)
+    eve.serve(BLOB_PROTOCOL, answer, request_bytes_max=64)
     return questions
 
 

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,11 +65,23 @@ def assert_one_line(seen: tuple[int, str], code: int, text: str) -> None:
         ("--linger", "nan", "is no number of seconds"),
         ("--linger", "inf", "is no number of seconds"),
         ("--linger", "long", "is no number of seconds"),
+        ("--followers", "-1", "is no number from 0 to 32"),
+        ("--followers", "33", "is no number from 0 to 32"),
         ("--listen", "127.0.0.1:9000", "is not a multiaddr"),
         ("--listen", "/ip4/127.0.0.1", "is not an address with a TCP port"),
         ("--listen", "/ip4/127.0.0.1/udp/9000/quic-v1", "is not an address with a TCP port"),
-        ("--listen", "/dns4/localhost/tcp/9000", "is not an address with a TCP port"),
+        ("--listen", "/dns4/localhost/tcp/9000", "names a host"),
+        ("--announce", "/ip4/0.0.0.0/tcp/9000", "cannot be dialled"),
+        ("--announce", "/ip4/127.0.0.1/tcp/0", "cannot be dialled"),
         ("--bootstrap", "/ip4/127.0.0.1/tcp/9000", "/p2p/"),
+        ("--metrics", "here", "is no port or host:port"),
+        ("--metrics", "127.0.0.1:70000", "is no port or host:port"),
+        ("--metrics", "::1:9100", "is no port or host:port"),
+        (
+            "--bootstrap",
+            "/dnsaddr/bootstrap.example.org/p2p/12D3KooWBWrrD5VD6JxcU4rTxn2jUQQga6MW9G1NBubUtMAjYrxE",
+            "not supported",
+        ),
         ("--byzantine", "politeness:3", "no behaviour 'politeness'"),
         ("--byzantine", "crash", "names no round"),
     ],
@@ -168,6 +182,14 @@ def test_a_port_in_use(run: Run, published: TaskFile) -> None:
         assert_one_line(
             run(published, "--listen", f"/ip4/127.0.0.1/tcp/{port}"), 3, f"cannot listen on /ip4/127.0.0.1/tcp/{port}"
         )
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_metrics_port_in_use(run: Run, published: TaskFile) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_one_line(run(published, "--metrics", str(port)), 3, f"cannot serve metrics on 127.0.0.1:{port}: ")
 
 
 @pytest.mark.net
@@ -276,6 +298,28 @@ def test_a_signal_while_others_are_awaited(tmp_path: Path) -> None:
     ):
         one.until("1 of 2 members registered")
         assert_stopped(one.end(signal.SIGTERM), 130)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_metrics_are_served_while_it_runs_and_stop_with_it(tmp_path: Path) -> None:
+    with (
+        place(tmp_path, measured(members_min=1)) as at,
+        Peer(tmp_path, TaskFile(task=at.task, chain=at.deployment), "--linger", "60", "--metrics", "0") as one,
+    ):
+        url = one.until("metrics at ").split("metrics at ")[1].split()[0]
+        assert url.startswith("http://127.0.0.1:")
+        one.until("finished 5 rounds")
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            text = answer.read().decode()
+        told = {line.split(" ")[0]: line for line in text.splitlines()}
+        assert told["p2pdfl_round"] == "p2pdfl_round 4.0"
+        assert "p2pdfl_network_bytes_sent_total" in told
+        assert 'p2pdfl_seconds_total{activity="train"}' in told
+        assert f'task="{at.task.task_id().hex()}"' in text
+        assert_stopped(one.end(signal.SIGINT), 0)
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(url, timeout=5)
 
 
 @pytest.mark.net

@@ -24,7 +24,7 @@ from p2pdfl.updates import Updates
 pytestmark = pytest.mark.net
 
 AUTHOR = keys_of("ada").address
-ORIGIN = b"ada's peer id"
+ORIGIN = b"12D3KooWCurTTa5np66RyZEinvc9EG7QLjJxww6dtrjg5DYsasUp"
 
 
 class Scene:
@@ -129,3 +129,36 @@ async def test_what_no_one_has_is_asked_for_again(scene: Scene) -> None:
     assert not scene.updates._fetching
     scene.updates.receive(scene.good, ORIGIN)
     assert await scene.next_report() == (AUTHOR, True)
+
+
+@pytest.mark.slow
+async def test_a_body_is_pulled_from_who_announced_it(scene: Scene) -> None:
+    digest = sha256(scene.good).digest()
+    async with network("author", scene.updates.network.addresses, blob_source={digest: scene.good}.get) as author:
+        with trio.fail_after(10):
+            await scene.updates.network.wait_connected(1)
+        await scene.want(scene.good)
+        scene.updates.announced(digest, author.peer_id)
+        assert await scene.next_report() == (AUTHOR, True)
+
+
+@pytest.mark.slow
+async def test_a_pull_ends_with_its_round(scene: Scene) -> None:
+    asked, never = trio.Event(), trio.Event()
+
+    def hold(digest: bytes) -> bytes | None:
+        trio.from_thread.run_sync(asked.set)
+        trio.from_thread.run(never.wait)
+        return None
+
+    digest = sha256(scene.good).digest()
+    want = WantUpdate(round=3, author=AUTHOR, update=digest, fetch=True)
+    async with network("slow", scene.updates.network.addresses, blob_source=hold) as slow:
+        with trio.fail_after(10):
+            await scene.updates.network.wait_connected(1)
+            await scene.updates.want(want, slow.peer_id)
+            await asked.wait()
+            scene.updates.forget_wanted()
+            while scene.updates._fetching:
+                await trio.lowlevel.checkpoint()
+        never.set()

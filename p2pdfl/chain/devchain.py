@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from p2pdfl.chain import bounded_json
+from p2pdfl import bounded_json
 from p2pdfl.chain.evm import Evm, JsonValue, RpcError
 
 HOST = "127.0.0.1"
@@ -41,9 +41,10 @@ class DevChain:
         self._evm = Evm()
         self._using_evm = threading.Lock()
         self._closing = threading.Event()
-        self._server = _Server((HOST, port), self)
-        self.url = f"http://{HOST}:{self._server.server_port}"
-        self._threads = [threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)]
+        self._servers = [_Server((HOST, port), self)]
+        self._port = self._servers[0].server_port
+        self.url = f"http://{HOST}:{self._port}"
+        self._threads = [threading.Thread(target=self._servers[0].serve_forever, args=(0.05,), daemon=True)]
         if block_s > 0:
             self._threads.append(threading.Thread(target=self._mine_every, args=(block_s,), daemon=True))
         for thread in self._threads:
@@ -58,14 +59,23 @@ class DevChain:
         with self._using_evm:
             return self._evm.request(method, params)
 
+    def listen_here_too(self) -> None:
+        """At the same url in the network namespace that the calling thread is in.  Raises OSError."""
+        server = _Server((HOST, self._port), self)
+        thread = threading.Thread(target=server.serve_forever, args=(0.5,), daemon=True)
+        self._servers.append(server)
+        self._threads.append(thread)
+        thread.start()
+
     def serve_forever(self) -> None:
         """Until `close` in another thread, or KeyboardInterrupt."""
         self._closing.wait()
 
     def close(self) -> None:
         self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
         for thread in self._threads:
             thread.join()
 

@@ -1,5 +1,8 @@
 """Every repair of py-libp2p that this project makes, each with its reason.  Written against, and only for, 0.8.1.
 
+Those of one layer are in adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux, adapter_peerstore and
+adapter_dht.
+
 The reasons were measured against live nodes: as shipped, one malformed message ends a node, inbound connection slots
 are never returned, and closing leaves sockets open.  Each repair has a test in tests/net that fails without it.
 """
@@ -9,23 +12,28 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
+from weakref import WeakSet
 
 import trio
 from libp2p import new_host
-from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
+from libp2p.abc import INetConn, INetStream, IRawConnection, ITransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
+from libp2p.identity.identify_push import ID_PUSH
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import IOException
 from libp2p.io.trio import TrioTCPStream
+from libp2p.kad_dht.common import BUCKET_SIZE
+from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
@@ -36,17 +44,24 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux, YamuxStream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools.anyio_service.api import ServiceAPI
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.exceptions import OpenConnectionError
+from libp2p.transport.tcp import tcp
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
+from p2pdfl.net import adapter_dht, adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux
+from p2pdfl.net import adapter_peerstore as peerstore
+from p2pdfl.net.addresses import Unresolved, is_circuit, is_wildcard, plain_ip, resolve
+from p2pdfl.net.limits import Limits
+
 LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
+LISTEN_BACKLOG = 128
 RESET_S = 1.0
 
 
@@ -61,9 +76,15 @@ def check_version() -> None:
 
 
 def create_host(
-    key_seed: bytes, *, connections_max: int, counters: Counter[str], announce: list[Multiaddr]
+    key_seed: bytes,
+    *,
+    limits: Limits,
+    counters: Counter[str],
+    announce: list[Multiaddr],
+    circuits: Sequence[Multiaddr] = (),
+    transports: Sequence[ITransport] = (),
 ) -> BasicHost:
-    """A host that speaks TCP, Noise and Yamux only, with every repair below applied, not yet listening.
+    """A host that speaks TCP, Noise and Yamux only, with every repair applied, not yet listening.
 
     key_seed: 32 bytes, the ed25519 seed.  announce: read at every use; when it is empty the host announces what it
     listens on.
@@ -71,15 +92,31 @@ def create_host(
     check_version()
     _quiet_logs()
     _batch_window_updates()
+    for part in (adapter_frames, adapter_yamux, adapter_negotiation, adapter_dht, peerstore):
+        part.repair()
+    _listen_on_one_family()
     key_pair = create_new_key_pair(key_seed)
+    known = peerstore.BoundedPeerStore(
+        ID.from_pubkey(key_pair.public_key),
+        peers_max=limits.known_addresses_max,
+        addresses_max=limits.addresses_per_peer_max,
+    )
+    # The library's own bounds are out of reach: it refuses the newcomer, whoever it is (adapter_inbound).
+    connections_max = limits.connections_max + limits.handshakes_max
     host = new_host(
+        peerstore_opt=known,
         key_pair=key_pair,
         # As shipped, TLS, secio and plaintext are on offer too.
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_opt={TProtocol(YAMUX_ID): Yamux},  # as shipped, Mplex too, which has no flow control
-        transports=[CountedTCP(counters)],
+        transports=[CountedTCP(counters), *transports],
         connection_config=ConnectionConfig(
-            max_connections=connections_max, min_connections=0, low_watermark=0, high_watermark=connections_max
+            max_connections=connections_max,
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=connections_max,
+            inbound_upgrade_timeout=limits.handshake_s,
+            inbound_stream_protocol_negotiation_timeout=limits.handshake_s,
         ),
         addrs_factory=lambda candidates: announce or candidates,
         # What strangers claim to see as our address must not be announced as ours.
@@ -89,12 +126,27 @@ def create_host(
     swarm_of(host).retry_config = RetryConfig(max_retries=0)  # discovery has its own backoff
     # As shipped, it dials whatever addresses strangers put into the peerstore, up to half of connections_max.
     swarm_of(host).auto_connector.maybe_connect = _connect_nobody  # type: ignore[method-assign]
+    # Which also kept its list of who left short.
+    swarm_of(host).auto_connector.record_disconnect = lambda peer_id: None  # type: ignore[method-assign]
     # Asking everybody who they are doubles the CPU of a connection, and the answer is unsigned; gossip's hello and the
     # DHT carry signed address records.  Who asks us is answered.
     host._schedule_identify = lambda peer_id, *, reason: None  # type: ignore[method-assign]
+    # Anybody may push anything about himself, and 1000 addresses take a second to compare.
+    host.remove_stream_handler(ID_PUSH)
+    known.is_connected = lambda peer: is_connected(host, peer)
+    # As shipped, a second set of limits: 256 inbound, and fewer for a while when they are reached.
+    swarm_of(host).set_resource_manager(None)
+    _announce_circuits(host, circuits)
     _contain_stream_failures(host, counters)
-    _release_inbound_slots(swarm_of(host))
+    adapter_inbound.repair(swarm_of(host), lambda peer: peer in known.protected, limits, counters)
     return host
+
+
+def protect(host: BasicHost, peers: Collection[ID]) -> None:
+    """These keep their connections and addresses when strangers have to make room."""
+    known = host.get_peerstore()
+    assert isinstance(known, peerstore.BoundedPeerStore)
+    known.protected = frozenset(peers)
 
 
 def swarm_of(host: BasicHost) -> Swarm:
@@ -127,8 +179,29 @@ async def listen(host: BasicHost, addresses: Sequence[Multiaddr]) -> list[Multia
             raise OSError(f"cannot listen on {address}: in use, or not an address of this machine")
     announced: list[Multiaddr] = []
     for address in host.get_transport_addrs():
-        announced += expand_wildcard_address(address) if _is_wildcard(address) else [address]
+        announced += expand_wildcard_address(address) if is_wildcard(address) else [address]
     return announced
+
+
+class LibraryDied(Exception):
+    """A part of py-libp2p that runs for as long as the node is gone."""
+
+
+async def wait_died(host: BasicHost, services: Sequence[ServiceAPI]) -> NoReturn:
+    """Raises LibraryDied as soon as one of the services has ended, or a listener has."""
+    async with trio.open_nursery() as nursery:
+
+        async def watch(name: str, end: Callable[[], Awaitable[None]]) -> None:
+            await end()
+            raise LibraryDied(f"{name} has ended")
+
+        for service in services:
+            nursery.start_soon(watch, type(service).__name__, service.get_manager().wait_finished)
+        for address, listener in swarm_of(host).listeners.items():
+            assert isinstance(listener, TCPListener)
+            nursery.start_soon(watch, f"the listener on {address}", listener._stopped.wait)
+        await trio.sleep_forever()
+    raise AssertionError("unreachable")
 
 
 async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, timeout_s: float) -> bool:
@@ -141,6 +214,8 @@ async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, tim
         if is_connected(host, peer):
             return True
         with trio.move_on_after(timeout_s):
+            if is_circuit(address) and not str(address).endswith(f"/p2p/{peer}"):
+                address = Multiaddr(f"{address}/p2p/{peer}")
             try:
                 await swarm_of(host).dial_addr(address, peer)
             except Exception:  # noqa: BLE001 - whatever a hostile listener makes the handshake raise, it is a failed dial
@@ -159,37 +234,76 @@ def addresses_of(host: BasicHost, peer: ID) -> list[Multiaddr]:
         return []
 
 
-class SilentConnections:
-    """Closes connections whose ping stays unanswered.
+def connections_of(host: BasicHost, peer: ID | None = None) -> list[INetConn]:
+    """All that are open, or those to one peer."""
+    by_peer = swarm_of(host).connections
+    wanted = by_peer.values() if peer is None else [by_peer.get(peer, [])]
+    return [connection for connections in wanted for connection in connections if not connection.is_closed]
 
-    Yamux pings by itself, every 30 s, but draws no conclusion: a peer that vanished without a FIN stays connected.
+
+def remote_ips(host: BasicHost, peer: ID) -> set[str]:
+    """Where its connections come from, without those through a relay."""
+    found = set()
+    for connection in connections_of(host, peer):
+        muxed = connection.muxed_conn
+        assert isinstance(muxed, Yamux)
+        # not the connection's own `get_transport_addresses`, which falls back to what the peer announces
+        if any(is_circuit(address) for address in muxed.get_transport_addresses()):
+            continue
+        remote = muxed.get_remote_address()
+        if remote is not None:
+            found.add(plain_ip(remote[0]))
+    return found
+
+
+def heard_on(connection: INetConn) -> int:
+    """A number that changes with everything that arrives."""
+    stream = _socket_of(connection)
+    if stream is not None:
+        return stream.bytes_received
+    muxed = connection.muxed_conn  # not over a socket of ours: a relayed one; then only answered pings show
+    return muxed._ping_id if isinstance(muxed, Yamux) and muxed._ping_event.is_set() else 0
+
+
+async def ping(connection: INetConn) -> None:
+    """Sends a Yamux ping; who reads `heard_on` sees the answer."""
+    muxed = connection.muxed_conn
+    assert isinstance(muxed, Yamux)
+    muxed._ping_id = (muxed._ping_id + 1) % 2**32
+    muxed._ping_event = trio.Event()
+    try:
+        await muxed._write_frame(struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, muxed._ping_id))
+    except Exception:  # noqa: BLE001 - the connection ended meanwhile, in whichever of the library's ways
+        return
+    muxed._ping_sent_time = trio.current_time()  # the library computes the round trip, for its windows, from this
+
+
+async def abort(connection: INetConn) -> None:
+    """Closes without a word.
+
+    As shipped, closing first sends a farewell, which waits for ever behind whatever a stopped peer does not read.
     """
+    stream = _socket_of(connection)
+    if stream is not None:
+        stream.stream.socket.close()
+    # Not cut short: the library tells others that it has ended as the last thing it does.
+    await _close_connection(connection)
 
-    def __init__(self, host: BasicHost, *, silent_s: float) -> None:
-        self._host = host
-        self._silent_s = silent_s
-        self._unanswered: dict[Yamux, tuple[int, float]] = {}
-        """Connection -> its ping's number, and when it was first seen unanswered."""
 
-    async def close(self) -> int:
-        """To be called a few times per silent_s.  Returns how many it closed."""
-        now = trio.current_time()
-        before, self._unanswered = self._unanswered, {}
-        silent = []
-        for connections in swarm_of(self._host).connections.values():
-            for connection in connections:
-                muxed = connection.muxed_conn
-                assert isinstance(muxed, Yamux)
-                if muxed._ping_id == 0 or muxed._ping_event.is_set():
-                    continue
-                ping, since = before.get(muxed, (muxed._ping_id, now))
-                self._unanswered[muxed] = (ping, since) if ping == muxed._ping_id else (muxed._ping_id, now)
-                if ping == muxed._ping_id and now - since > self._silent_s:
-                    silent.append(connection)
-        async with trio.open_nursery() as nursery:
-            for connection in silent:
-                nursery.start_soon(_close_connection, connection)
-        return len(silent)
+async def ask_for_providers(dht: KadDHT, peer: ID, key: bytes, *, timeout_s: float) -> tuple[list[ID], list[ID]]:
+    """(providers, peers nearer to the key) that the peer names, with no more trust than it deserves.
+
+    As shipped, `find_providers` asks nobody once one record is held here, and asks everybody before that.
+    """
+    with trio.move_on_after(timeout_s):
+        providers, nearer = await dht.provider_store._get_providers_from_peer_with_closers(peer, key)
+        return [info.peer_id for info in providers[:BUCKET_SIZE]], nearer[:BUCKET_SIZE]
+    return [], []
+
+
+async def send_provider_record(dht: KadDHT, peer: ID, key: bytes, *, timeout_s: float) -> None:
+    with trio.move_on_after(timeout_s), suppress(Exception):
+        await dht.provider_store._send_add_provider(peer, key)
 
 
 async def open_stream(host: BasicHost, peer: ID, protocol: str) -> INetStream:
@@ -216,6 +330,12 @@ async def reset_quietly(stream: INetStream) -> None:
         await stream.reset()
 
 
+async def close_quietly(stream: INetStream) -> None:
+    """Our direction only.  Also while being cancelled."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESET_S), suppress(Exception):
+        await stream.close()
+
+
 async def close(host: BasicHost) -> None:
     """Closes connections first and all at once.
 
@@ -228,9 +348,28 @@ async def close(host: BasicHost) -> None:
     await host.close()
 
 
+def close_sockets(host: BasicHost) -> None:
+    """What is left when there was no time, or no life, for `close`."""
+    for listener in swarm_of(host).listeners.values():
+        if isinstance(listener, TCPListener) and listener._nursery is not None:
+            listener._nursery.cancel_scope.cancel()
+    for transport in swarm_of(host).transport_manager.get_transports():
+        if isinstance(transport, CountedTCP):  # a circuit has no socket of its own
+            for open_socket in list(transport.sockets):
+                open_socket.close()
+
+
 async def _close_connection(connection: INetConn) -> None:
     with suppress(Exception):
         await connection.close()
+
+
+def _socket_of(connection: INetConn) -> _CountedStream | None:
+    layer: Any = connection.muxed_conn
+    # Yamux, the secure session, Noise's messages, its packets, the raw connection
+    for name in ("secured_conn", "conn", "read_writer", "read_write_closer", "stream"):
+        layer = getattr(layer, name, None)
+    return layer if isinstance(layer, _CountedStream) else None
 
 
 class _ContainedManager(TrioManager):
@@ -270,6 +409,13 @@ async def _connect_nobody() -> None:
     pass
 
 
+def _announce_circuits(host: BasicHost, circuits: Sequence[Multiaddr]) -> None:
+    """As shipped, an announced address behind a relay loses the relay, and is the relay's own with our id."""
+    direct = host.get_addrs
+    behind = [Multiaddr(f"{address}/p2p/{host.get_id()}") for address in circuits]
+    host.get_addrs = lambda: [*direct(), *behind]  # type: ignore[method-assign]
+
+
 def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
     """An exception in any stream's handler, ours or the library's, resets that stream.
 
@@ -284,25 +430,14 @@ def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
         except Exception:  # noqa: BLE001 - this is where a handler's failures stop
             counters["contained: stream"] += 1
             await reset_quietly(stream)
+        finally:
+            muxed = stream.muxed_stream  # type: ignore[attr-defined]
+            if muxed.send_closed:
+                adapter_yamux.forget(muxed)
+            else:
+                await reset_quietly(stream)
 
     swarm.set_stream_handler(contained)
-
-
-def _release_inbound_slots(swarm: Swarm) -> None:
-    """The task that accepted a connection holds its slot until the connection ends.
-
-    As shipped it holds it until the Swarm ends, so a node accepts connections_max connections in its whole life.
-    """
-    upgrade = swarm.upgrade_inbound_raw_conn
-
-    async def upgrade_and_stay(raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
-        muxed = await upgrade(raw_conn, maddr)
-        for connection in list(swarm.connections.get(muxed.peer_id, ())):
-            if connection.muxed_conn is muxed:
-                await connection.event_closed.wait()  # type: ignore[attr-defined]
-        raise SwarmException("inbound connection ended")  # the caller closes the socket and returns the slot
-
-    swarm.upgrade_inbound_raw_conn = upgrade_and_stay  # type: ignore[method-assign]
 
 
 class _CountedStream(TrioTCPStream):
@@ -312,9 +447,11 @@ class _CountedStream(TrioTCPStream):
         super().__init__(stream)
         self._counters = counters
         self._unread = bytearray()
+        self.bytes_received = 0
 
     async def write(self, data: bytes) -> None:
         self._counters["bytes_sent"] += len(data)
+        self._counters["writes"] += 1
         await super().write(data)
 
     async def read(self, n: int | None = None) -> bytes:
@@ -323,6 +460,7 @@ class _CountedStream(TrioTCPStream):
         if not self._unread:
             data = await super().read(SOCKET_READ_BYTES)
             self._counters["bytes_received"] += len(data)
+            self.bytes_received += len(data)
             if n is None or len(data) <= n:
                 return data
             self._unread += data
@@ -335,39 +473,108 @@ class CountedTCP(TCP):
     def __init__(self, counters: Counter[str]) -> None:
         super().__init__()
         self._counters = counters
+        self.sockets: WeakSet[trio.socket.SocketType] = WeakSet()
+        """All that may still be open, also those that no connection was made of yet."""
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """As shipped, names are looked up past the machine's own resolver and its hosts file."""
+        failure: Exception | None = None
+        try:
+            for resolved in await resolve(maddr):
+                try:
+                    return await self._dial_resolved(resolved)
+                except OpenConnectionError as error:
+                    failure = error
+        except Unresolved as error:
+            failure = error
+        raise OpenConnectionError(f"cannot connect to {maddr}: {failure}") from failure
+
+    def can_dial(self, maddr: Multiaddr) -> bool:
+        """As shipped, an address behind a relay is dialled as if the relay were the peer, and then, since it is
+        another, all addresses of the peer are forgotten."""
+        return super().can_dial(maddr) and not is_circuit(maddr)
 
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
         connection = await super()._dial_resolved(maddr, source)
         assert isinstance(connection, RawConnection)
         assert isinstance(connection.stream, TrioTCPStream)
         connection.stream = _CountedStream(connection.stream.stream, self._counters)
+        self.sockets.add(connection.stream.stream.socket)
         return connection
 
     def create_listener(self, handler_function: THandler) -> TCPListener:
         async def counted(stream: ReadWriteCloser) -> None:
             assert isinstance(stream, TrioTCPStream)
+            self.sockets.add(stream.stream.socket)
             await handler_function(_CountedStream(stream.stream, self._counters))
 
-        return _ExclusiveListener(counted)
+        return _ExclusiveListener(counted, self.sockets)
 
 
 class _ExclusiveListener(TCPListener):
     """As shipped (SO_REUSEPORT), a second node on one port starts without an error and steals half the connections."""
+
+    def __init__(self, handler_function: THandler, sockets: WeakSet[trio.socket.SocketType]) -> None:
+        super().__init__(handler_function)
+        self._sockets = sockets
 
     async def listen(self, maddr: Multiaddr) -> None:
         protocol = "ip6" if any(part.name == "ip6" for part in maddr.protocols()) else "ip4"
         family = socket.AF_INET6 if protocol == "ip6" else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 probe.bind((str(maddr.value_for_protocol(protocol)), int(str(maddr.value_for_protocol("tcp")))))
             except OSError as error:
                 raise OpenConnectionError(f"cannot listen on {maddr}: {error}") from error
         await super().listen(maddr)
+        self._sockets.update(listener.socket for listener in self.listeners)
+
+    async def _spawn_background_task(self) -> None:
+        """As shipped, an accept that fails in an unforeseen way raises in trio's system nursery: the process ends."""
+
+        async def serve() -> None:
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    self._nursery_ready.set()
+                    await trio.sleep_forever()
+            except* Exception as errors:  # noqa: BLE001 - `wait_died` sees the end, whatever brought it about
+                logging.getLogger(__name__).warning("a listener failed: %r", errors.exceptions[0])
+            finally:
+                self._nursery = None
+                self._stopped.set()
+
+        trio.lowlevel.spawn_system_task(serve)
+        await self._nursery_ready.wait()
 
 
-def _is_wildcard(address: Multiaddr) -> bool:
-    return str(address).startswith(("/ip4/0.0.0.0/", "/ip6/::/"))
+def _listen_on_one_family() -> None:
+    """An /ip6 address takes IPv6 connections, so that /ip4 and /ip6 may share a port.
+
+    As shipped, /ip6/::/tcp/9000 takes the IPv4 port too, and /ip4/0.0.0.0/tcp/9000 beside it is in use.
+    """
+
+    async def open_listeners(host: str | None, port: int) -> list[trio.SocketListener]:
+        assert host is not None, "only addresses with an IP are listened on"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # hole punching dials from the port that is listened on
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            await listening.bind((host, port))
+            listening.listen(LISTEN_BACKLOG)
+            return [trio.SocketListener(listening)]
+        except BaseException:
+            listening.close()
+            raise
+
+    tcp._open_reuseport_listeners = open_listeners
 
 
 def _quiet_logs() -> None:

@@ -5,28 +5,49 @@ A peer is named by its libp2p peer id in base58 text, as ASCII bytes: what the c
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
 
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
+from p2pdfl.net.addresses import CIRCUIT, announced_address, bootstrap_peer, listen_address, relay_of, relay_peer
 from p2pdfl.net.blobs import Blobs, BlobSource
-from p2pdfl.net.discovery import Discovery, bootstrap_peer
+from p2pdfl.net.circuit import HOP, STOP, Behind, CircuitTransport, Relaying
+from p2pdfl.net.discovery import Discovery
+from p2pdfl.net.followers import Followers
+from p2pdfl.net.gate import Gate
+from p2pdfl.net.guard import Guard
 from p2pdfl.net.limits import Limits
 from p2pdfl.net.pubsub import Gossip
+from p2pdfl.net.reachability import DialBack
+from p2pdfl.net.remembered import Remembered
 from p2pdfl.net.requests import Handle, Requests
 from p2pdfl.types import Entropy
+
+SHA256_MULTIHASH = b"\x12\x20"
+"""What a sha256 digest starts with as a multihash."""
+
+logger = logging.getLogger(__name__)
 
 
 def holds_nothing(digest: bytes) -> bytes | None:
     return None
+
+
+class NetworkFailed(Exception):
+    """py-libp2p failed as a whole, again and again."""
 
 
 @asynccontextmanager
@@ -38,71 +59,161 @@ async def open_network(
     topic: str,
     blob_source: BlobSource = holds_nothing,
     announce: Sequence[str] = (),
+    remembered: Path | None = None,
+    via: Sequence[str] = (),
+    relay: bool = False,
     entropy: Entropy = secrets.token_bytes,
     limits: Limits | None = None,
 ) -> AsyncIterator[Network]:
     """Listens, dials, looks for peers and gossips until the block ends; then closes within `limits.close_s`.
 
+    When the library fails as a whole it is started again, with the same key, addresses, members and handlers, and the
+    same Network goes on; meanwhile publications are dropped and requests raise Unreachable.
+
     key_seed: 32 bytes.  listen, announce: multiaddrs without a peer id; bootstrap: with /p2p/<peer id>.
-    Raises ValueError for an address it cannot read, OSError for one it cannot listen on.
+    via: relays, as bootstrap; others can dial this peer through them.  relay: whether to be one.
+    remembered: a file for the peers met, tried first when the same file is given again.
+    Raises ValueError for an address it cannot read, OSError for one it cannot listen on, NetworkFailed.
     """
     limits = limits or Limits()
     counters: Counter[str] = Counter()
-    listen_on = [_address(text) for text in listen]
-    announced = [_address(text) for text in announce]
-    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap]
-    host = adapter.create_host(key_seed, connections_max=limits.connections_max, counters=counters, announce=announced)
-    network = Network(host, topic, blob_source, limits=limits, counters=counters)
-    discovery = Discovery(host, network._gossip, bootstrap_peers, entropy=entropy, limits=limits, counters=counters)
-    network._discovery = discovery
+    listen_on = [listen_address(text) for text in listen]
+    announced = [announced_address(text) for text in announce]
+    relays = [*via, *(through for text in bootstrap if (through := relay_of(text)))]
+    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap] + [relay_peer(text) for text in relays]
+    memory = Remembered(remembered)
+
+    def create_host() -> BasicHost:
+        circuits = CircuitTransport()
+        circuits.host = host = adapter.create_host(
+            key_seed,
+            limits=limits,
+            counters=counters,
+            announce=announced,
+            circuits=[Multiaddr(f"{text}{CIRCUIT}") for text in via],
+            transports=[circuits],
+        )
+        adapter.protect(host, [info.peer_id for info in bootstrap_peers])
+        return host
+
+    def create_discovery() -> Discovery:
+        return Discovery(
+            network._host,
+            network._gossip,
+            bootstrap_peers,
+            memory,
+            task_key=SHA256_MULTIHASH + sha256(topic.encode()).digest(),
+            entropy=entropy,
+            limits=limits,
+            counters=counters,
+        )
+
+    network = Network(create_host(), topic, blob_source, entropy=entropy, limits=limits, counters=counters)
+    network._discovery = create_discovery()
+    if relay:
+        network.relay()
+    behind = network.behind(via)
     ready, closing = trio.Event(), trio.Event()
     raised: Exception | None = None
 
-    async def run_library() -> None:
-        nonlocal raised
+    async def live_once() -> None:
+        """Until closing, or until the library dies: then raises what it died of."""
+        host, gossip, discovery = network._host, network._gossip, network._discovery
+        services = [adapter.swarm_of(host), gossip, gossip.mesh, discovery.dht]
+        refused: OSError | None = None
         # Shielded: a cancelled libp2p leaves its sockets open, so what cancels us only starts an orderly close.
         with trio.CancelScope(shield=True) as scope:
-            async with (
-                adapter.running(adapter.swarm_of(host), counters),
-                adapter.running(network._gossip, counters),
-                adapter.running(network._gossip.mesh, counters),
-                adapter.running(discovery.dht, counters),
-            ):
+            async with AsyncExitStack() as running:
+                for service in services:
+                    await running.enter_async_context(adapter.running(service, counters))
                 try:
-                    found = await adapter.listen(host, listen_on)
-                except OSError as error:
-                    raised = error
-                else:
-                    announced[:] = announced or found
-                    await network._gossip.wait_until_ready()
-                    await network._gossip.subscribe(topic)
-                    adapter.swarm_of(host).register_notifee(_Waker(discovery))
+                    listen_on[:] = await _listen(host, listen_on, announced, announce)
+                    await gossip.wait_until_ready()
+                    await gossip.subscribe(topic)
+                    adapter.swarm_of(host).register_notifee(_Waker(discovery, gossip))
                     ready.set()
-                    await closing.wait()
-                scope.deadline = trio.current_time() + limits.close_s
-                ready.set()
-                await adapter.close(host)
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(adapter.wait_died, host, services)
+                        nursery.start_soon(discovery.run)
+                        nursery.start_soon(behind.keep_reserved)
+                        await closing.wait()
+                        nursery.cancel_scope.cancel()
+                except OSError as error:
+                    refused = error  # raised below, where no nursery wraps it in a group
+                finally:
+                    scope.deadline = trio.current_time() + limits.close_s
+                    if memory.is_worth_writing:
+                        await memory.write()
+                    await adapter.close(host)
+        if refused is not None:
+            raise refused
+        adapter.close_sockets(host)
 
-    looking = trio.CancelScope()
-
-    async def look_for_peers() -> None:
-        with looking:
-            await discovery.run()
+    async def keep_living() -> None:
+        nonlocal raised
+        deaths: deque[float] = deque()
+        while not closing.is_set():
+            try:
+                await live_once()
+            except OSError as error:
+                if not ready.is_set():
+                    raised = error
+                    break
+                cause: Exception = error
+            except Exception as error:  # noqa: BLE001 - whatever the library dies of, the node does not
+                cause = error
+            else:
+                continue
+            adapter.close_sockets(network._host)
+            counters["library restarts"] += 1
+            logger.warning("the network library failed and is started again: %s", _first_cause(cause))
+            deaths.append(trio.current_time())
+            while deaths[0] < trio.current_time() - limits.restarts_within_s:
+                deaths.popleft()
+            if len(deaths) > limits.restarts_max:
+                raised = NetworkFailed(
+                    f"the network library failed {len(deaths)} times within {limits.restarts_within_s:g} s, the last "
+                    f"time of {_first_cause(cause)}"
+                )
+                nursery.cancel_scope.cancel()
+                break
+            network._move_to(create_host())
+            network._discovery = create_discovery()
+            if network._admitted is not None:
+                network._discovery.admit(network._admitted)
+            pause_s = min(limits.restart_s * 2.0 ** (len(deaths) - 1), limits.restart_s_max)
+            with trio.move_on_after(network._discovery.jitter(pause_s)):
+                await closing.wait()
+        ready.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_library)
+        nursery.start_soon(keep_living)
         try:
             await ready.wait()
             if raised is None:
-                nursery.start_soon(look_for_peers)
                 yield network
         except Exception as error:  # noqa: BLE001 - raised again below, not wrapped in a group
             raised = error
         finally:
             closing.set()
-            looking.cancel()
     if raised is not None:
         raise raised
+
+
+async def _listen(
+    host: BasicHost, addresses: Sequence[Multiaddr], announced: list[Multiaddr], announce: Sequence[str]
+) -> list[Multiaddr]:
+    """Returns the addresses with the ports that it got: others know them, so a restart needs the same."""
+    found = await adapter.listen(host, addresses)
+    if not announce:
+        announced[:] = found
+    return list(host.get_transport_addrs())
+
+
+def _first_cause(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return repr(error)
 
 
 class Network:
@@ -111,36 +222,127 @@ class Network:
     _discovery: Discovery
 
     def __init__(
-        self, host: BasicHost, topic: str, blob_source: BlobSource, *, limits: Limits, counters: Counter[str]
+        self,
+        host: BasicHost,
+        topic: str,
+        blob_source: BlobSource,
+        *,
+        entropy: Entropy,
+        limits: Limits,
+        counters: Counter[str],
     ) -> None:
         self._host = host
-        self._gossip = Gossip(host, topic, limits=limits, counters=counters)
-        self._requests = Requests(host, self._gossip.is_admitted, limits=limits, counters=counters)
-        self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
+        self._topic = topic
+        self._entropy = entropy
+        self._limits = limits
+        self._admitted: list[ID] | None = None
+        self._followers = Followers(limits)
+        self._guard = Guard(limits=limits, counters=counters)
+        self._gate = Gate(host, self._guard, limits=limits, counters=counters)
         self.counters = counters
         """bytes_sent and bytes_received at the socket, messages and copies of gossip, `refused: <reason>`,
-        `contained: <where>`."""
+        `offence: <reason>`, `contained: <where>`."""
+        self._gossip = self._create_gossip()
+        self._requests = Requests(
+            host,
+            lambda peer: self._gossip.is_admitted(peer),
+            self._followers,
+            self._guard,
+            limits=limits,
+            counters=counters,
+        )
+        self._blobs = Blobs(self._requests, blob_source, limits=limits, counters=counters)
         self.incoming = self._gossip.incoming
         """Gossip of others, each message once.  If it is not taken, it is dropped and counted."""
         self.peer_id: bytes = host.get_id().to_base58().encode()
+        self.limits = limits
+        DialBack(self, limits=limits, counters=counters)
 
     @property
     def addresses(self) -> list[str]:
         """What others may dial, each with /p2p/<peer id>."""
         return [str(address) for address in self._host.get_addrs()]
 
+    @property
+    def listening(self) -> list[str]:
+        """The sockets' own addresses, wildcards as such."""
+        return [str(address) for address in self._host.get_transport_addrs()]
+
     def admit(self, peer_ids: Collection[bytes]) -> None:
         """From now only these author gossip and send requests.  Before the first call everyone may.
 
         Raises ValueError for what is not a peer id.
         """
-        peers = [_peer(text) for text in peer_ids]
+        self._admitted = peers = [_peer(text) for text in peer_ids]
+        self._guard.admit(peers)
+        adapter.protect(self._host, peers)
         self._gossip.admit(peers)
         self._discovery.admit(peers)
+
+    def dial(self, address: str) -> None:
+        """From now on this address, which ends in /p2p/<peer id>, is dialled as one to join by.
+
+        Raises ValueError with an address that it cannot read.
+        """
+        self._discovery.dial(bootstrap_peer(address))
+
+    def blame(self, peer_id: bytes, reason: str) -> None:
+        """For what the peer signed or answered, if `blame.OFFENCES` calls it an offence; enough of them and the peer is
+        cut off and refused for a time."""
+        self._guard.blame(_peer(peer_id), reason)
+
+    def gauges(self) -> dict[str, int]:
+        """What there is now, beside the counters of what has been."""
+        return {
+            "peers": len(self._gossip.reachable()),
+            "connections": self._gate.connection_count,
+            "streams": self._gate.stream_count,
+            "inbox_messages": len(self.incoming),
+            "inbox_bytes": self.incoming.bytes,
+            "reply_bytes": self._requests.held_bytes,
+            "refused_peers": len(self._guard.refused_peers()),
+            "refused_addresses": len(self._guard.refused_addresses()),
+        }
 
     def connected(self) -> set[bytes]:
         """Admitted peers that gossip reaches directly."""
         return {peer.to_base58().encode() for peer in self._gossip.reachable()}
+
+    def known(self) -> dict[bytes, list[str]]:
+        """Whom others have named, with the addresses that they gave."""
+        peers = self._host.get_peerstore().peers_with_addrs()
+        return {
+            peer.to_base58().encode(): [str(address) for address in adapter.addresses_of(self._host, peer)]
+            for peer in peers
+            if peer != self._host.get_id()
+        }
+
+    async def speaks(self, peer_id: bytes, protocol: str) -> bool:
+        """Whether a connected peer agrees on the protocol."""
+        try:
+            with trio.move_on_after(self.limits.dial_s):
+                await adapter.reset_quietly(await adapter.open_stream(self._host, _peer(peer_id), protocol))
+                return True
+        except (SwarmException, StreamFailure):
+            pass
+        return False
+
+    def relay(self) -> None:
+        """Passes on for others from now, within the limits."""
+        relaying = Relaying(
+            lambda: self._host, lambda peer: self._gossip.is_admitted(peer), limits=self.limits, counters=self.counters
+        )
+        self._requests.accept(HOP, relaying.serve)
+
+    def behind(self, relays: Sequence[str]) -> Behind:
+        behind = Behind(lambda: self._host, relays, limits=self.limits)
+        if relays:
+            self._requests.accept(STOP, behind.accept)
+        return behind
+
+    def remote_ips(self, peer_id: bytes) -> set[str]:
+        """The IP addresses that the peer's connections come from, relayed ones apart."""
+        return adapter.remote_ips(self._host, _peer(peer_id))
 
     async def wait_connected(self, count: int) -> None:
         """Until at least count peers are `connected`."""
@@ -167,15 +369,40 @@ class Network:
         """The blob with this sha256, from the first holder that has it; None if none has."""
         return await self._blobs.fetch(digest, [_peer(text) for text in holders], bytes_max=bytes_max)
 
+    def _create_gossip(self) -> Gossip:
+        return Gossip(
+            self._host,
+            self._topic,
+            self._followers,
+            self._guard,
+            entropy=self._entropy,
+            limits=self._limits,
+            counters=self.counters,
+        )
+
+    def _move_to(self, host: BasicHost) -> None:
+        """A new host takes over; what the node holds of this object stays valid."""
+        before = self._gossip
+        self._host = host
+        self._gate = Gate(host, self._guard, limits=self._limits, counters=self.counters)
+        self._gossip = self._create_gossip()
+        self._gossip.carry_on(before)
+        if self._admitted is not None:
+            adapter.protect(host, self._admitted)
+        self._requests.move_to(host)
+        before.announce_change()
+
 
 class _Waker(INotifee):
-    def __init__(self, discovery: Discovery) -> None:
+    def __init__(self, discovery: Discovery, gossip: Gossip) -> None:
         self._discovery = discovery
+        self._gossip = gossip
 
     async def connected(self, network: INetwork, conn: INetConn) -> None:
         self._discovery.wake()
 
     async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        self._gossip.connection_ended(conn.muxed_conn.peer_id, conn.muxed_conn)
         self._discovery.wake()
 
     async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
@@ -189,13 +416,6 @@ class _Waker(INotifee):
 
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
         pass
-
-
-def _address(text: str) -> Multiaddr:
-    try:  # multiaddr raises a dozen kinds
-        return Multiaddr(text)
-    except Exception as error:
-        raise ValueError(f"{text!r} is not a multiaddr: {error}") from error
 
 
 def is_peer_id(text: bytes) -> bool:

@@ -36,6 +36,11 @@ from p2pdfl.types import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacketReceived:
     packet: Packet
+    source: bytes | None = None
+    """Who gave it to this node, as the network names it: for the caller, who wants to know whose fault a `Reject` is.
+    What the packet is worth does not depend on it."""
+    is_own: bool = True
+    """Whether the source gave it as its own, and not among others' in a resync."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ counted and passed over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from p2pdfl.chain import bounded_json
+from p2pdfl import bounded_json
 from p2pdfl.task import explain
 
 LINE_BYTES_MAX = 1 << 20
@@ -38,6 +39,18 @@ class Started(_Line):
 class Connected(_Line):
     event: Literal["connected"]
     count: int
+
+
+class Lost(_Line):
+    """A member that this peer was connected to."""
+
+    event: Literal["lost"]
+    peer_id: str
+
+
+class Found(_Line):
+    event: Literal["found"]
+    peer_id: str
 
 
 class Registered(_Line):
@@ -135,6 +148,8 @@ class Finished(_Line):
 Event = (
     Started
     | Connected
+    | Lost
+    | Found
     | Registered
     | Members
     | PhaseEntered
@@ -180,6 +195,9 @@ class PeerRecord:
     name: str
     events: list[Event] = field(default_factory=list)
     address: str | None = None
+    peer_id: str | None = None
+    start_s: float = math.inf
+    """When its own clock, that of `ms`, was at 0, on the reader's clock: at the latest."""
     phase: PhaseEntered | None = None
     rounds: dict[int, RoundClosed] = field(default_factory=dict)
     finished: bool = False
@@ -188,7 +206,7 @@ class PeerRecord:
     """None while it runs; negative: killed by that signal."""
     malformed_lines: int = 0
 
-    def add(self, line: bytes) -> None:
+    def add(self, line: bytes, now_s: float = math.inf) -> None:
         try:
             fields = bounded_json.loads(line)
             if isinstance(fields, dict) and isinstance(fields.get("event"), str) and fields["event"] not in _KNOWN:
@@ -198,9 +216,11 @@ class PeerRecord:
             self.malformed_lines += 1
             return
         self.events.append(event)
+        self.start_s = min(self.start_s, now_s - event.ms / 1000)
         match event:
             case Started():
                 self.address = event.address
+                self.peer_id = event.peer_id
             case PhaseEntered():
                 self.phase = event
             case RoundClosed():

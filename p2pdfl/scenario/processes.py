@@ -10,21 +10,25 @@ import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from p2pdfl.scenario import namespaces
 from p2pdfl.task import Task
 
 STOP_S = 5.0
 """Between asking a process to end and killing it."""
 CHAIN_START_S = 60.0
+CHAIN_LISTEN_S = 15.0
 MEASURE_S = 120.0
 
 LAZY_IMPORTS = ("p2pdfl.joining", "torch._inductor.config", "sklearn.datasets")
@@ -48,11 +52,11 @@ class PeerForge:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([entry.partition(":")[0], *LAZY_IMPORTS])
 
-    def start(self, name: str, arguments: Sequence[str], log: Path) -> BaseProcess:
-        """log: where the process's standard output and error go."""
+    def start(self, name: str, arguments: Sequence[str], log: Path, *, namespace: str | None = None) -> BaseProcess:
+        """log: where the process's standard output and error go.  namespace: the network that it sees."""
         log.parent.mkdir(parents=True, exist_ok=True)
         process = self._context.Process(
-            name=name, target=_run_peer, args=(self._entry, list(arguments), str(log)), daemon=True
+            name=name, target=_run_peer, args=(self._entry, list(arguments), str(log), namespace), daemon=True
         )
         process.start()
         return process
@@ -64,7 +68,7 @@ class PeerForge:
         process.start()
         theirs.close()
         try:
-            measured = _receive(ours, "measuring the task", MEASURE_S)
+            measured = receive(ours, "measuring the task", MEASURE_S)
         finally:
             stop([process])
         assert isinstance(measured, Task)
@@ -83,9 +87,17 @@ class ChainProcess:
 
     def url(self) -> str:
         """Waits until it listens.  Raises ProcessFailed."""
-        url = _receive(self._ours, "the embedded chain", CHAIN_START_S)
+        url = receive(self._ours, "the embedded chain", CHAIN_START_S)
         assert isinstance(url, str)
         return url
+
+    def listen_in(self, network_namespaces: Sequence[str]) -> None:
+        """The same url answers in those too.  Raises ProcessFailed."""
+        try:
+            self._ours.send(list(network_namespaces))
+        except OSError:
+            raise ProcessFailed("the embedded chain: its process has ended") from None
+        receive(self._ours, "the embedded chain, in the peers' network", CHAIN_LISTEN_S)
 
     def is_alive(self) -> bool:
         return self._process.is_alive()
@@ -93,6 +105,22 @@ class ChainProcess:
     def stop(self) -> None:
         self._ours.close()
         stop([self._process])
+
+
+class Stopped:
+    """A process by SIGSTOP, until `go_on` or the end of this one, however that ends: it could not follow it."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._waker = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _; kill -CONT "$0"', str(process.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        send(process, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._waker.communicate()
 
 
 def stop(processes: Sequence[BaseProcess], *, patience_s: float = STOP_S) -> None:
@@ -111,9 +139,21 @@ def stop(processes: Sequence[BaseProcess], *, patience_s: float = STOP_S) -> Non
                 process.join()
 
 
-def _run_peer(entry: str, arguments: list[str], log: str) -> None:
+def send(process: BaseProcess, number: signal.Signals) -> bool:
+    """False if it has ended."""
+    # is_alive also reaps: until then nobody else can get the process id
+    if process.pid is None or not process.is_alive():
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+    return True
+
+
+def _run_peer(entry: str, arguments: list[str], log: str, namespace: str | None) -> None:
     _write_to(log)
-    _live_as_long_as_the_runner()
+    if namespace is not None:
+        namespaces.enter(namespace)  # first of all: threads see the network of the one that starts them
+    live_as_long_as_the_runner()
     module, _, function = entry.partition(":")
     main: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
     # As an interpreter would end: the traceback in the log, and the code that `python -m` would give.
@@ -121,20 +161,26 @@ def _run_peer(entry: str, arguments: list[str], log: str) -> None:
 
 
 def _measure(answer: Connection, task: Task) -> None:
-    _live_as_long_as_the_runner()
+    live_as_long_as_the_runner()
     from p2pdfl.learning.learner import measure
 
     _answer(answer, lambda: measure(task))
 
 
 def _serve_chain(answer: Connection) -> None:
-    _live_as_long_as_the_runner()
+    live_as_long_as_the_runner()
     from p2pdfl.chain.devchain import devchain
 
     try:
         with devchain(port=0) as chain:
             answer.send(("ok", chain.url))
-            threading.Event().wait()
+            while True:
+                for path in answer.recv():
+                    with namespaces.inside(path):
+                        chain.listen_here_too()
+                answer.send(("ok", None))
+    except EOFError:
+        return  # the runner needs it no longer
     except Exception:  # noqa: BLE001  the parent has to hear of whatever it was
         answer.send(("failed", traceback.format_exc()))
 
@@ -147,12 +193,13 @@ def _answer(answer: Connection, work: Callable[[], Any]) -> None:
     answer.send(result)
 
 
-def _receive(ours: Connection, what: str, timeout_s: float) -> object:
+def receive(ours: Connection, what: str, timeout_s: float) -> object:
+    """What another process answers, ("ok", value) or ("failed", why).  Raises ProcessFailed."""
     if not ours.poll(timeout_s):
         raise ProcessFailed(f"{what}: no answer within {timeout_s:.0f} s")
     try:
         outcome, value = ours.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         raise ProcessFailed(f"{what}: its process ended without an answer") from None
     if outcome != "ok":
         raise ProcessFailed(f"{what}: {value}")
@@ -168,7 +215,7 @@ def _write_to(log: str) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
-def _live_as_long_as_the_runner() -> None:
+def live_as_long_as_the_runner() -> None:
     """Its own session, so that Ctrl-C reaches the runner alone; but no orphan when the runner is killed."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -116,6 +116,8 @@ def verdict(summary: Summary) -> Group:
     facts = Text(
         f"{summary.rounds} rounds in {summary.wall_seconds:.0f} s, {seconds} per training round (median); "
         f"accuracy {accuracy}; {len(summary.anchors)} anchors on chain\n"
+        f"{summary.late_rounds} rounds closed late, {summary.missing_commits} COMMITs missing; "
+        f"{_network(summary)}\n"
         f"honest peers' time, together: {spent}; sent per peer and round: "
         f"{(summary.bytes_sent_per_peer_per_round or 0) / 1000:.0f} kB"
     )
@@ -131,6 +133,10 @@ def _peer_cells(row: PeerRow) -> tuple[str, ...]:
     behaviour = "honest" if row.behaviour is None else f"{row.behaviour} from round {row.from_round}"
     if row.fault is not None:
         behaviour += f", {row.fault}"
+    if row.noticed_s is not None:
+        behaviour += f", noticed in {row.noticed_s:.1f} s"
+    if row.caught_up_s is not None:
+        behaviour += f", caught up in {row.caught_up_s:.1f} s"
     return (
         row.name,
         behaviour,
@@ -139,6 +145,10 @@ def _peer_cells(row: PeerRow) -> tuple[str, ...]:
         f"{row.slashed_wei / 10**18:g}" if row.slashed_wei else "",
         row.ended,
     )
+
+
+def _network(summary: Summary) -> str:
+    return "on loopback" if summary.conditions is None else f"on {summary.network}: {summary.conditions}"
 
 
 def _short(value: Any) -> str:

@@ -1,8 +1,9 @@
 """One scenario, from an empty directory to its summary.
 
-1. Measure the task and start the chain, side by side; deploy the contract; write task.toml.
+1. Measure the task and start the chain, side by side; deploy the contract; write task.toml.  Build the peers' network,
+   if the scenario wants one.
 2. Start the first peer, wait for its address, start the others with it as their bootstrap.
-3. Follow every peer's events.jsonl; kill whom the scenario kills; show it all.
+3. Follow every peer's events.jsonl; kill, stop or unplug whom the scenario says; show it all.
 4. When the honest peers are through, or nothing moves any more: stop the rest, ask the chain what it holds, judge.
 
 runs/<name>/
@@ -35,12 +36,15 @@ from rich.console import Console
 from p2pdfl import task as task_file
 from p2pdfl.chain.rpc import ChainError
 from p2pdfl.keyfile import load_or_create
-from p2pdfl.scenario import ledger, report, spec
+from p2pdfl.scenario import ledger, network, report, spec
 from p2pdfl.scenario.events import EventTail, PeerRecord, read_result
+from p2pdfl.scenario.faults import Step, Strike
 from p2pdfl.scenario.live import Display, display
+from p2pdfl.scenario.namespaces import Unavailable
+from p2pdfl.scenario.network import NetworkProcess
 from p2pdfl.scenario.places import make_room
-from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, stop
-from p2pdfl.scenario.spec import Scenario
+from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, Stopped, send, stop
+from p2pdfl.scenario.spec import Fault, Scenario
 from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, describe_end, summarize
 from p2pdfl.store import Store, StoreError
 from p2pdfl.types import Digest
@@ -58,12 +62,14 @@ class RunFailed(Exception):
 
 
 def run(path: Path, out: Path, *, peer_entry: str, console: Console, keep: bool = False) -> Summary:
-    """Raises ScenarioError, RunFailed.
+    """Raises ScenarioError, Unavailable, RunFailed.
 
     An earlier run in out/<name> is replaced; keep: moved aside to out/<name>.1, .2, ... instead.
     peer_entry: "package.module:function", what each peer's process calls with its arguments.
     """
     scenario = spec.load(path)
+    if scenario.conditions is not None and (reason := network.missing(scenario.conditions)) is not None:
+        raise Unavailable(reason)
     directory = out / scenario.name
     try:
         make_room(directory, made_by="scenario.toml", keep=keep)
@@ -83,8 +89,13 @@ class _Peer:
     home: Path
     tail: EventTail
     process: BaseProcess
-    is_killed: bool = False
+    strike: Strike | None = None
+    stopped: Stopped | None = None
     is_reported: bool = False
+
+    @property
+    def is_killed(self) -> bool:
+        return self.strike is not None and self.strike.fault.kind == "kill" and self.strike.is_on
 
 
 @dataclass(slots=True)
@@ -94,6 +105,7 @@ class _Run:
     peer_entry: str
     console: Console
     peers: list[_Peer] = field(default_factory=list)
+    network: NetworkProcess | None = None
     problems: list[str] = field(default_factory=list)
 
     def go(self) -> Summary:
@@ -101,22 +113,35 @@ class _Run:
         with ExitStack() as running:
             chain = ChainProcess()
             running.callback(chain.stop)
+            if self.scenario.conditions is not None:
+                self.network = NetworkProcess(self.scenario.names, self.scenario.conditions)
+                running.callback(self.network.stop)
             published = self._publish(chain)
             screen = running.enter_context(display(self.console, self.scenario))
-            running.callback(lambda: stop([peer.process for peer in self.peers]))
+            running.callback(self._stop_peers)
             try:
+                self._connect_the_network(chain, screen)
                 self._start_peers()
                 self._watch(screen, chain)
             except KeyboardInterrupt:
                 self.problems.append("interrupted")
                 screen.say("interrupted; the peers are being stopped")
-            stop([peer.process for peer in self.peers])
+            self._stop_peers()
             self._read_what_is_left()
             wall_seconds = time.monotonic() - started_s
             named_blocks = self._keep_the_outcome()
             anchors, slashes = self._ask_the_chain(published, named_blocks)
         records = [peer.record for peer in self.peers]
-        summary = summarize(self.scenario, records, anchors, slashes, wall_seconds=wall_seconds, problems=self.problems)
+        summary = summarize(
+            self.scenario,
+            records,
+            anchors,
+            slashes,
+            wall_seconds=wall_seconds,
+            problems=self.problems,
+            strikes={peer.record.name: peer.strike for peer in self.peers if peer.strike is not None},
+            network="loopback" if self.network is None else self.network.how,
+        )
         report.write(self.directory, self.scenario, records, summary)
         return summary
 
@@ -130,6 +155,13 @@ class _Run:
         (self.directory / "environment.json").write_text(text, encoding="utf-8")
         return published
 
+    def _connect_the_network(self, chain: ChainProcess, screen: Display) -> None:
+        if self.network is None or self.scenario.conditions is None:
+            return
+        self.network.wait_until_built()
+        chain.listen_in([place.namespace for place in self.network.places.values()])
+        screen.say(f"each peer in a network namespace, {self.scenario.conditions}, through {self.network.how}")
+
     def _start_peers(self) -> None:
         forge = PeerForge(self.peer_entry)
         first, *others = self.scenario.names
@@ -142,13 +174,23 @@ class _Run:
         home = self.directory / "peers" / name
         load_or_create(home / "key", lambda count: _seed(self.scenario, name, count))
         arguments = ["--task", str(self.directory / "task.toml"), "--home", str(home), "--name", name]
-        arguments += ["--listen", "/ip4/127.0.0.1/tcp/0", "--fund", "--linger", str(LINGER_S), *more]
+        place = None if self.network is None else self.network.places[name]
+        arguments += ["--listen", "/ip4/127.0.0.1/tcp/0" if place is None else place.listen]
+        arguments += ["--fund", "--linger", str(LINGER_S), *more]
         byzantine = self.scenario.behaviours.get(name)
         if byzantine is not None:
             arguments += ["--byzantine", byzantine.argument]
-        process = forge.start(name, arguments, home / "log.txt")
-        record = PeerRecord(name=name)
-        self.peers.append(_Peer(record=record, home=home, tail=EventTail(home / "events.jsonl"), process=process))
+        process = forge.start(name, arguments, home / "log.txt", namespace=None if place is None else place.namespace)
+        fault = self.scenario.faults_by_name.get(name)
+        self.peers.append(
+            _Peer(
+                record=PeerRecord(name=name),
+                home=home,
+                tail=EventTail(home / "events.jsonl"),
+                process=process,
+                strike=None if fault is None else Strike(fault),
+            )
+        )
 
     def _wait_for_address(self, peer: _Peer) -> list[str]:
         deadline_s = time.monotonic() + FIRST_ADDRESS_S
@@ -180,6 +222,9 @@ class _Run:
             if not chain.is_alive():
                 self.problems.append("the embedded chain has stopped")
                 return
+            if self.network is not None and not self.network.is_alive():
+                self.problems.append("the peers' network has broken down")
+                return
             time.sleep(POLL_S)
 
     def _follow(self, peer: _Peer, screen: Display) -> bool:
@@ -189,7 +234,7 @@ class _Run:
         # Asked first, so that what is read below is all that an ended process has written.
         record.exit_code = peer.process.exitcode
         for line in peer.tail.lines():
-            record.add(line)
+            record.add(line, time.monotonic())
         self._read_result(peer)
         self._strike(peer, screen)
         if record.exit_code is not None and not peer.is_reported:
@@ -198,14 +243,46 @@ class _Run:
         return (record.address, len(record.rounds), record.finished, record.exit_code) != before
 
     def _strike(self, peer: _Peer, screen: Display) -> None:
-        fault = self.scenario.faults_by_name.get(peer.record.name)
-        if fault is None or peer.is_killed or peer.record.round is None or peer.record.round < fault.at_round:
+        if peer.strike is None or not peer.process.is_alive():
             return
-        pid = peer.process.pid
-        if pid is not None and peer.process.is_alive():
-            os.kill(pid, signal.SIGKILL)
-            peer.is_killed = True
-            screen.say(f"{peer.record.name} killed in round {peer.record.round}, as the scenario says")
+        others_round = max((other.record.round or 0 for other in self.peers if other is not peer), default=0)
+        step = peer.strike.step(peer.record.round, others_round, time.monotonic())
+        if step is None:
+            return
+        self._inflict(peer, peer.strike.fault, step)
+        what = {
+            ("kill", Step.BEGIN): "killed",
+            ("stop", Step.BEGIN): "stopped",
+            ("stop", Step.END): "goes on again",
+            ("unplug", Step.BEGIN): "unplugged",
+            ("unplug", Step.END): "plugged in again",
+        }[peer.strike.fault.kind, step]
+        screen.say(
+            f"{peer.record.name} {what} in round {peer.record.round}, as the scenario says; "
+            f"the others are in round {others_round}"
+        )
+
+    def _inflict(self, peer: _Peer, fault: Fault, step: Step) -> None:
+        if fault.kind == "unplug":
+            assert self.network is not None, "a cable to unplug takes a network (spec.Scenario.conditions)"
+            if step is Step.BEGIN:
+                self.network.unplug(peer.record.name)
+            else:
+                self.network.plug_in(peer.record.name)
+        elif fault.kind == "kill":
+            send(peer.process, signal.SIGKILL)
+        elif step is Step.BEGIN:
+            peer.stopped = Stopped(peer.process)
+        elif peer.stopped is not None:
+            peer.stopped.go_on()
+            peer.stopped = None
+
+    def _stop_peers(self) -> None:
+        for peer in self.peers:
+            if peer.stopped is not None:
+                peer.stopped.go_on()
+                peer.stopped = None
+        stop([peer.process for peer in self.peers])
 
     def _report_end(self, peer: _Peer, screen: Display) -> None:
         record = peer.record
@@ -237,7 +314,7 @@ class _Run:
         for peer in self.peers:
             peer.record.exit_code = peer.process.exitcode
             for line in peer.tail.lines():
-                peer.record.add(line)
+                peer.record.add(line, time.monotonic())
             try:
                 peer.record.result = read_result(peer.home / "result.json")
             except ValueError as error:

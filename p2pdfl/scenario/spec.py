@@ -17,6 +17,23 @@ peer = "peer5"
 kind = "kill"           # by SIGKILL, when it enters that round
 at_round = 4
 
+[[faults]]
+peer = "peer6"
+kind = "stop"           # SIGSTOP then, SIGCONT after
+at_round = 4            #     seconds = 12, or
+rounds = 2              #     when the others have got so many rounds further
+
+[[faults]]
+peer = "peer7"
+kind = "unplug"         # its network interface goes down, and up again as above; needs root
+at_round = 4
+seconds = 15
+
+[network]               # each peer in a network namespace of its own; needs root, else peers share loopback
+rate_mbit = 20          # of each peer's link, either way
+loss_percent = 1        # of the packets that a peer receives
+delay_ms = 100          # of each packet, one way: a round trip takes twice as long
+
 [expected]
 caught = { peer3 = "guilty" }
 accuracy_min = 0.93
@@ -74,8 +91,31 @@ class ByzantinePeer(_Table):
 
 class Fault(_Table):
     peer: int | str
-    kind: Literal["kill"]
+    kind: Literal["kill", "stop", "unplug"]
     at_round: int = Field(ge=0)
+    seconds: float | None = Field(default=None, gt=0, le=3600)
+    rounds: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Fault:
+        stated = (self.seconds is not None) + (self.rounds is not None)
+        if self.kind == "kill" and stated:
+            raise ValueError("a kill is for good: it takes neither seconds nor rounds")
+        if self.kind != "kill" and stated != 1:
+            raise ValueError(f"a peer to {self.kind} needs either seconds or rounds, after which it is back")
+        return self
+
+
+class Conditions(_Table):
+    """Between peers; the chain is reached without them (see `network`)."""
+
+    rate_mbit: float | None = Field(default=None, ge=0.01, le=10_000, allow_inf_nan=False)
+    loss_percent: float = Field(default=0, ge=0, le=50)
+    delay_ms: float = Field(default=0, ge=0, le=10_000)
+
+    def __str__(self) -> str:
+        rate = "at any rate" if self.rate_mbit is None else f"{self.rate_mbit:g} Mbit/s"
+        return f"{rate}, {self.loss_percent:g} % loss, {self.delay_ms:g} ms delay one way"
 
 
 class Expected(_Table):
@@ -90,7 +130,11 @@ class Expected(_Table):
     anchors_min: int | None = Field(default=None, ge=0)
     """Default: every epoch is anchored."""
     finished_peers_min: int | None = Field(default=None, ge=0)
-    """Honest peers that reach the end.  Default: all but those with a fault."""
+    """Honest peers that reach the end.  Default: all but those that are killed."""
+    noticed_s_max: float | None = Field(default=None, gt=0)
+    """From each fault until all other honest peers have lost the connection."""
+    all_commit_at_end: bool = False
+    """The last round's head names a COMMIT of every peer: whoever had a fault takes part again."""
 
 
 class Scenario(_Table):
@@ -103,6 +147,7 @@ class Scenario(_Table):
     task: Task
     byzantine: tuple[ByzantinePeer, ...] = ()
     faults: tuple[Fault, ...] = ()
+    network: Conditions | None = None
     expected: Expected = Expected()
 
     @model_validator(mode="before")
@@ -142,6 +187,12 @@ class Scenario(_Table):
     @property
     def behaviours(self) -> dict[str, ByzantinePeer]:
         return {self._name("byzantine", entry.peer): entry for entry in self.byzantine}
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """None: on loopback.  A cable to unplug takes a network, if a perfect one."""
+        unplugs = any(fault.kind == "unplug" for fault in self.faults)
+        return Conditions() if self.network is None and unplugs else self.network
 
     @property
     def faults_by_name(self) -> dict[str, Fault]:

@@ -6,14 +6,16 @@ from the chain alone.  Pure: nothing is read or written here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, PeerRecord
-from p2pdfl.scenario.spec import Scenario
+from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, Lost, PeerRecord, RoundClosed
+from p2pdfl.scenario.faults import Strike
+from p2pdfl.scenario.spec import Conditions, Scenario
 
 
 class _Row(BaseModel):
@@ -41,6 +43,10 @@ class PeerRow(_Row):
     behaviour: str | None
     from_round: int | None
     fault: str | None
+    noticed_s: float | None
+    """From the fault until the last of the honest others that were at it or through had lost the connection to it."""
+    caught_up_s: float | None
+    """From the fault's end until this peer closed a round before any of the others had closed the next."""
     ended: str
     caught_round: int | None
     """Round whose head listed the verdict or the evidence."""
@@ -59,10 +65,18 @@ class Expectation(_Row):
 class Summary(_Row):
     scenario: str
     ok: bool
+    network: str
+    """What carried the peers' packets: loopback, a bridge or a relay."""
+    conditions: Conditions | None
+    """Between peers; none on loopback."""
     peers: list[PeerRow]
     honest_banned: int
     accusations: int
     rounds: int
+    late_rounds: int
+    """Closed in a view after the first: the first leader was away, or too slow for the timers."""
+    missing_commits: int
+    """Summed over rounds: peers of which the head names no COMMIT."""
     final_accuracy: float | None
     model_digest: dict[str, str]
     """Per honest peer that reached the end: digest of model and outer optimizer after the last round."""
@@ -86,22 +100,36 @@ def summarize(
     *,
     wall_seconds: float,
     problems: Sequence[str] = (),
+    strikes: Mapping[str, Strike] | None = None,
+    network: str = "loopback",
 ) -> Summary:
     """problems: what went wrong with the run itself (a stall, an interruption); any makes it not ok."""
     honest = [record for record in records if record.name not in scenario.behaviours]
     finished = [record for record in honest if record.result is not None]
+    # Honest peers agree on a round's head; one may have closed it in a later view than another.
+    closed = {line.round: line for record in honest for line in record.rounds.values()}
     bans = _bans(honest)
-    peers = [_peer_row(scenario, record, bans, slashes) for record in records]
+    peers = [
+        _peer_row(scenario, record, bans, slashes, records, (strikes or {}).get(record.name)) for record in records
+    ]
     expected = judge(scenario, records, anchors, slashes, problems=problems)
+    expected += _judge_faults(scenario, peers)
+    if scenario.expected.all_commit_at_end:
+        last = closed.get(scenario.task.total_rounds - 1)
+        expected.append(_equal("COMMITs in the last round", len(records), last.commits if last else None))
     accuracies = [record.result.accuracy for record in finished if record.result and record.result.accuracy is not None]
     per_round = [record.result.bytes_sent / max(1, record.result.rounds) for record in finished if record.result]
     return Summary(
         scenario=scenario.name,
         ok=all(item.held for item in expected),
+        network=network,
+        conditions=scenario.conditions,
         peers=peers,
         honest_banned=sum(1 for record in honest if record.address in bans),
         accusations=len(_accusations(honest)),
         rounds=max((len(record.rounds) for record in honest), default=0),
+        late_rounds=sum(line.view > 0 for line in closed.values()),
+        missing_commits=sum(len(records) - line.commits for line in closed.values()),
         final_accuracy=median(accuracies) if accuracies else None,
         model_digest={record.name: record.result.state for record in finished if record.result},
         anchors=sorted(anchors, key=lambda row: row.epoch),
@@ -127,7 +155,8 @@ def judge(
 ) -> list[Expectation]:
     """The scenario's expectations, and what every run must show."""
     honest = [record for record in records if record.name not in scenario.behaviours]
-    unharmed = [record for record in honest if record.name not in scenario.faults_by_name]
+    killed = {name for name, fault in scenario.faults_by_name.items() if fault.kind == "kill"}
+    unharmed = [record for record in honest if record.name not in killed]
     finished = [record for record in honest if record.result is not None]
     expected = scenario.expected
     items = [_equal("the run went through", [], list(problems))]
@@ -186,6 +215,17 @@ def _judge_catches(scenario: Scenario, records: Sequence[PeerRecord], slashes: S
     return items
 
 
+def _judge_faults(scenario: Scenario, peers: Sequence[PeerRow]) -> list[Expectation]:
+    noticed_s_max = scenario.expected.noticed_s_max
+    if noticed_s_max is None:
+        return []
+    return [
+        _at_most(f"{row.name}'s fault is noticed by all others: seconds", noticed_s_max, row.noticed_s)
+        for row in peers
+        if row.fault is not None
+    ]
+
+
 def _judge_agreement(
     finished: Sequence[PeerRecord], honest: Sequence[PeerRecord], anchors: Sequence[AnchorRow]
 ) -> list[Expectation]:
@@ -231,10 +271,51 @@ def _accusations(honest: Sequence[PeerRecord]) -> set[tuple[int, str, str, int]]
     }
 
 
-def _peer_row(scenario: Scenario, record: PeerRecord, bans: Mapping[str, Ban], slashes: Sequence[SlashRow]) -> PeerRow:
+def noticed_s(strike: Strike, struck: PeerRecord, others: Sequence[PeerRecord]) -> float | None:
+    """Seconds until all others had lost the peer.  None if one of them has not."""
+    if strike.began_s is None:
+        return None
+    slowest_s = 0.0
+    for other in others:
+        times_s = [other.start_s + lost.ms / 1000 for lost in other.all(Lost) if lost.peer_id == struck.peer_id]
+        after_s = [at_s - strike.began_s for at_s in times_s if at_s >= strike.began_s]
+        if not after_s:
+            return None
+        slowest_s = max(slowest_s, min(after_s))
+    return round(slowest_s, 3)
+
+
+def caught_up_s(strike: Strike, struck: PeerRecord, others: Sequence[PeerRecord]) -> float | None:
+    """Seconds from the strike's end until the peer closed a round before any of the others had closed the next."""
+    if strike.ended_s is None:
+        return None
+    first_s: dict[int, float] = {}
+    for other in others:
+        for line in other.all(RoundClosed):
+            first_s[line.round] = min(first_s.get(line.round, math.inf), other.start_s + line.ms / 1000)
+    for line in struck.all(RoundClosed):
+        at_s = struck.start_s + line.ms / 1000
+        if at_s >= strike.ended_s and line.round + 1 in first_s and at_s < first_s[line.round + 1]:
+            return round(at_s - strike.ended_s, 3)
+    return None
+
+
+def _peer_row(
+    scenario: Scenario,
+    record: PeerRecord,
+    bans: Mapping[str, Ban],
+    slashes: Sequence[SlashRow],
+    records: Sequence[PeerRecord],
+    strike: Strike | None,
+) -> PeerRow:
     byzantine = scenario.behaviours.get(record.name)
     fault = scenario.faults_by_name.get(record.name)
     ban = bans.get(record.address or "")
+    unstruck = [
+        other
+        for other in records
+        if other.name not in scenario.faults_by_name and other.name not in scenario.behaviours and other.rounds
+    ]
     own = [slash for slash in slashes if slash.member == record.address]
     return PeerRow(
         name=record.name,
@@ -242,6 +323,8 @@ def _peer_row(scenario: Scenario, record: PeerRecord, bans: Mapping[str, Ban], s
         behaviour=byzantine.behaviour if byzantine else None,
         from_round=byzantine.from_round if byzantine else None,
         fault=f"{fault.kind} at round {fault.at_round}" if fault else None,
+        noticed_s=noticed_s(strike, record, unstruck) if strike else None,
+        caught_up_s=caught_up_s(strike, record, unstruck) if strike else None,
         ended=describe_end(record),
         caught_round=ban.round if ban else None,
         evidence=ban.evidence if ban else None,

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from p2pdfl import params
-from p2pdfl.chain.bounded_json import loads
+from p2pdfl.bounded_json import loads
 from p2pdfl.codec import Malformed, decode
 from p2pdfl.task import HexDigest, explain
 from p2pdfl.types import Digest, Epoch, Head, MemberIndex, Round, View, Wire

@@ -14,7 +14,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import Network, adapter, open_network
+from p2pdfl.net import Limits, Network, adapter, open_network
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 TOPIC = "test"
@@ -26,14 +26,14 @@ def seed(name: str) -> bytes:
 
 
 @asynccontextmanager
-async def networks(count: int, **options: Any) -> AsyncIterator[list[Network]]:
+async def networks(count: int, *, prefix: str = "peer", **options: Any) -> AsyncIterator[list[Network]]:
     """All in one process; the first is the others' only bootstrap; yields once all are connected to all."""
     opened: list[Network] = []
     done = trio.Event()
 
     async def hold(number: int, *, task_status: Any) -> None:
         bootstrap = opened[0].addresses if opened else []
-        async with network(f"peer {number}", bootstrap, **options) as one:
+        async with network(f"{prefix} {number}", bootstrap, **options) as one:
             task_status.started(one)
             await done.wait()
 
@@ -77,7 +77,7 @@ class Stranger:
 @asynccontextmanager
 async def stranger(name: str = "stranger") -> AsyncIterator[Stranger]:
     counters: Counter[str] = Counter()
-    host = adapter.create_host(seed(name), connections_max=10, counters=counters, announce=[])
+    host = adapter.create_host(seed(name), limits=Limits(connections_max=10), counters=counters, announce=[])
     async with adapter.running(adapter.swarm_of(host), counters):
         yield Stranger(host)
         await adapter.close(host)

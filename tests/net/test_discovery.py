@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 import trio
@@ -78,3 +79,38 @@ async def test_jitter_comes_from_the_entropy_given() -> None:
 
     async with networks(2, entropy=entropy):
         assert drawn
+
+
+async def test_a_restart_with_every_bootstrap_gone_finds_the_network_again(tmp_path: Path) -> None:
+    remembered = tmp_path / "peers.json"
+    async with network("first") as first:
+        async with network("bootstrap") as gone, network("second", gone.addresses):
+            first.dial(gone.addresses[0])
+            async with network("third", gone.addresses, remembered=remembered) as third:
+                with trio.fail_after(20):
+                    await third.wait_connected(3)
+        async with network("third", gone.addresses, remembered=remembered) as third:
+            with trio.fail_after(20):
+                await third.wait_connected(1)
+            assert third.connected() == {first.peer_id}
+
+
+async def test_two_halves_that_formed_apart_become_one_over_one_link() -> None:
+    async with networks(4, prefix="left") as left, networks(4, prefix="right") as right:
+        begun = trio.current_time()
+        left[1].dial(right[2].addresses[0])
+        with trio.fail_after(60):
+            for peer in [*left, *right]:
+                await peer.wait_connected(7)
+        print(f"one network after {trio.current_time() - begun:.1f} s")
+
+
+async def test_members_of_two_halves_that_know_whom_they_miss_become_one_over_one_link() -> None:
+    async with networks(4, prefix="left") as left, networks(4, prefix="right") as right:
+        members = [peer.peer_id for peer in [*left, *right]]
+        for peer in [*left, *right]:
+            peer.admit(members)
+        left[1].dial(right[2].addresses[0])
+        with trio.fail_after(60):
+            for peer in [*left, *right]:
+                await peer.wait_connected(7)

@@ -66,7 +66,7 @@ async def test_what_is_sent_is_counted_at_the_socket(pair: tuple[Network, Networ
 
 
 async def test_an_unread_inbox_drops_and_counts() -> None:
-    limits = Limits(incoming_messages_max=4)
+    limits = Limits(incoming_messages_max=8)  # of which one author gets half
     async with networks(2, limits=limits) as (one, other):
         for number in range(6):
             await one.publish(b"%d" % number)
@@ -77,7 +77,7 @@ async def test_an_unread_inbox_drops_and_counts() -> None:
 
 
 async def test_an_inbox_is_bounded_in_bytes_too() -> None:
-    limits = Limits(message_bytes_max=1_000, incoming_bytes_max=2_500)
+    limits = Limits(message_bytes_max=1_000, incoming_bytes_max=4_000)  # of which one author gets half
     async with networks(2, limits=limits) as (one, other):
         for _ in range(3):
             await one.publish(bytes(1_000))
@@ -117,10 +117,14 @@ async def test_a_port_in_use_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "bootstrap"), [("nonsense", []), ("/ip4/127.0.0.1/tcp/0", ["/ip4/127.0.0.1/tcp/1"])]
+    ("listen", "bootstrap", "text"),
+    [
+        ("nonsense", [], "not a multiaddr"),
+        ("/ip4/127.0.0.1/tcp/0", ["/ip4/127.0.0.1/tcp/1"], "does not end in /p2p/"),
+    ],
 )
-async def test_an_address_that_is_none_is_an_error(listen: str, bootstrap: list[str]) -> None:
-    with pytest.raises(ValueError, match="not a multiaddr"):
+async def test_an_address_that_is_none_is_an_error(listen: str, bootstrap: list[str], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
         async with network("someone", bootstrap, listen=listen):
             pass
 

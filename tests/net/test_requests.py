@@ -9,6 +9,7 @@ import trio
 from libp2p.host.exceptions import StreamFailure
 
 from p2pdfl.net import Limits, Network, Refused, Unreachable
+from p2pdfl.net.requests import TooLong
 
 from .loopback import network, networks, peer_of, stranger, until_ended
 
@@ -130,6 +131,42 @@ async def test_one_peer_cannot_take_all_streams() -> None:
         third = await greedy.open(server, ECHO)
         await third.write(b"\0\0\0\1x")
         assert await third.read(5) == b"\0\0\0\1x"
+
+
+async def test_a_conversation_is_answered_in_order_until_it_is_long_enough(pair: tuple[Network, Network]) -> None:
+    one, other = pair
+    other._requests.serve(ECHO, echo, request_bytes_max=10, requests_per_stream_max=3)
+    async with one._requests.conversation(peer_of(other), ECHO, timeout_s=5) as conversation:
+        for text in (b"one", b"two"):
+            await conversation.ask(text)
+        assert await conversation.answer(reply_bytes_max=10) == b"one"
+        await conversation.ask(b"three")
+        assert await conversation.answer(reply_bytes_max=10) == b"two"
+        assert await conversation.answer(reply_bytes_max=10) == b"three"
+        with pytest.raises(Refused):
+            await conversation.answer(reply_bytes_max=10)
+    assert other.counters["requests_served"] == 3
+
+
+async def test_who_ends_a_conversation_has_done_nothing_wrong(pair: tuple[Network, Network]) -> None:
+    one, other = pair
+    other._requests.serve(ECHO, echo, request_bytes_max=10, requests_per_stream_max=3)
+    async with one._requests.conversation(peer_of(other), ECHO, timeout_s=5) as conversation:
+        await conversation.ask(b"one")
+        await conversation.answer(reply_bytes_max=10)
+    with trio.fail_after(5):
+        while other._requests._served:
+            await trio.lowlevel.checkpoint()
+    assert not [reason for reason in other.counters if reason.startswith("refused")]
+
+
+async def test_an_answer_longer_than_asked_for_is_told_from_a_broken_stream(pair: tuple[Network, Network]) -> None:
+    one, other = pair
+    other._requests.serve(ECHO, echo, request_bytes_max=10, requests_per_stream_max=3)
+    async with one._requests.conversation(peer_of(other), ECHO, timeout_s=5) as conversation:
+        await conversation.ask(b"ten bytes.")
+        with pytest.raises(TooLong):
+            await conversation.answer(reply_bytes_max=9)
 
 
 async def test_what_is_not_a_peer_id_is_an_error(pair: tuple[Network, Network]) -> None:

@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     options, _ = parser.parse_known_args(argv)
     script = task.load(options.task).task.name
     (options.home / "pid").write_text(str(os.getpid()))
+    (options.home / "network_namespace").write_text(os.readlink("/proc/self/ns/net"))
     if script == "mute":
         print("no port is free", file=sys.stderr)
         return 3
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
     with (options.home / "events.jsonl").open("w") as events:
         address = "0x" + options.name.encode().hex().rjust(40, "0")
         print(json.dumps({"ms": 0, "event": "started", "address": address, "peer_id": ""}), file=events)
+        print(json.dumps({"ms": 0, "event": "phase", "round": 0, "view": 0, "phase": "train"}), file=events)
     if PIDS in os.environ:
         with Path(os.environ[PIDS]).open("a") as pids:
             print(os.getpid(), file=pids)

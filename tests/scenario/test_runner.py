@@ -111,12 +111,14 @@ def test_a_first_peer_that_does_not_come_up_fails_the_run_with_its_last_words(tm
 
 
 @contextmanager
-def running(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[BaseProcess, list[int]]]:
+def running(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *, fault: str = ""
+) -> Iterator[tuple[BaseProcess, list[int]]]:
     """A runner in a process of its own, and the process ids of its two peers."""
     fifo = directory / "pids"
     os.mkfifo(fifo)
     monkeypatch.setenv(PIDS, str(fifo))
-    process = multiprocessing.get_context("spawn").Process(target=_run_for_long, args=(directory,))
+    process = multiprocessing.get_context("spawn").Process(target=_run_for_long, args=(directory, fault))
     process.start()
     pids: list[int] = []
     while len(pids) < 2:
@@ -127,9 +129,9 @@ def running(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     assert not process.is_alive()
 
 
-def _run_for_long(directory: Path) -> None:
+def _run_for_long(directory: Path, fault: str) -> None:
     path = scenario_file(directory, "stall")
-    path.write_text(path.read_text().replace("stall_s = 1.0", "stall_s = 600.0"))
+    path.write_text(path.read_text().replace("stall_s = 1.0", "stall_s = 600.0") + fault)
     runner.run(path, directory / "runs", peer_entry=ENTRY, console=Console(file=io.StringIO()))
 
 
@@ -137,6 +139,23 @@ def test_peers_do_not_outlive_a_runner_that_is_killed(tmp_path: Path, monkeypatc
     with running(tmp_path, monkeypatch) as (process, pids):
         process.kill()
         assert all(wait_for_end(pid, 10) for pid in pids)
+
+
+STOP = '[[faults]]\npeer = 0\nkind = "stop"\nat_round = 0\nseconds = 600\n'
+
+
+def test_not_even_a_stopped_peer_outlives_a_runner_that_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path, monkeypatch, fault=STOP) as (process, pids):
+        while not is_stopped(pids[0]):
+            os.sched_yield()
+        process.kill()
+        assert all(wait_for_end(pid, 10) for pid in pids)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def test_ctrl_c_stops_the_peers_and_leaves_a_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pdfl.scenario.spec import Scenario, ScenarioError, find, load
+from p2pdfl.scenario.spec import Conditions, Scenario, ScenarioError, find, load
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
 
@@ -25,6 +25,11 @@ factor = -1000.0
 peer = "peer2"
 kind = "kill"
 at_round = 1
+
+[network]
+rate_mbit = 20
+loss_percent = 1
+delay_ms = 100
 
 [expected]
 caught = { peer1 = "guilty" }
@@ -50,6 +55,20 @@ def test_registration_waits_for_all_peers_unless_the_file_says_otherwise(tmp_pat
     assert scenario_of(tmp_path, fewer).task.members_min == 3
 
 
+def test_conditions_are_those_of_the_file_and_none_without(tmp_path: Path) -> None:
+    conditions = scenario_of(tmp_path, TEXT).conditions
+    assert conditions is not None
+    assert (conditions.rate_mbit, conditions.loss_percent, conditions.delay_ms) == (20, 1, 100)
+    start, end = TEXT.index("[network]"), TEXT.index("[expected]")
+    assert scenario_of(tmp_path, TEXT[:start] + TEXT[end:]).conditions is None
+
+
+def test_a_cable_to_unplug_takes_a_network(tmp_path: Path) -> None:
+    start, end = TEXT.index("[network]"), TEXT.index("[expected]")
+    text = (TEXT[:start] + TEXT[end:]).replace('kind = "kill"', 'kind = "unplug"\nseconds = 3')
+    assert scenario_of(tmp_path, text).conditions == Conditions()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -65,6 +84,15 @@ def test_registration_waits_for_all_peers_unless_the_file_says_otherwise(tmp_pat
         ("from_round = 2", "from_round = 9", "round 9 is after the last one, 8"),
         ('kind = "kill"', 'kind = "pause"', r"faults\.0\.kind"),
         ("at_round = 1", "at_round = -1", r"faults\.0\.at_round"),
+        ("at_round = 1", "at_round = 1\nseconds = 3", r"faults\.0: .* a kill is for good"),
+        ('kind = "kill"', 'kind = "stop"', r"faults\.0: .* either seconds or rounds"),
+        ('kind = "kill"', 'kind = "unplug"\nseconds = 3\nrounds = 1', r"faults\.0: .* either seconds or rounds"),
+        ('kind = "kill"', 'kind = "stop"\nseconds = 0', r"faults\.0\.seconds"),
+        ("rate_mbit = 20", "rate_mbit = 0", r"network\.rate_mbit"),
+        ("rate_mbit = 20", "rate_mbit = inf", r"network\.rate_mbit"),
+        ("loss_percent = 1", "loss_percent = 100", r"network\.loss_percent"),
+        ("delay_ms = 100", "delay_ms = -1", r"network\.delay_ms"),
+        ("delay_ms = 100", "jitter_ms = 100", r"network\.jitter_ms: Extra inputs"),
         ('peer1 = "guilty"', 'peer3 = "guilty"', r"expected\.caught: peer3"),
         ('peer1 = "guilty"', 'peer1 = "void"', r"expected\.caught\.peer1"),
         ('name = "small"', 'name = "../up"', "name: "),
@@ -88,7 +116,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_scenario_is_found_by_name_or_path() -> None:
     assert find("byzantine").name == "byzantine.toml"
     assert find(str(SCENARIOS / "honest.toml")) == SCENARIOS / "honest.toml"
-    with pytest.raises(ScenarioError, match="there are: byzantine, crash"):
+    with pytest.raises(ScenarioError, match="there are: bad_path, bad_path_loopback, byzantine"):
         find("nothing-like-it")
 
 
@@ -102,3 +130,11 @@ def test_the_control_has_the_same_attackers_without_the_defence() -> None:
     attackers = {name: entry.from_round for name, entry in defended.behaviours.items()}
     assert attackers == {name: entry.from_round for name, entry in undefended.behaviours.items()}
     assert (undefended.task.rule, undefended.task.audit_fraction) == ("mean", 0.0)
+
+
+def test_the_bad_paths_loopback_is_the_same_task_without_the_network() -> None:
+    bad, loopback = load(SCENARIOS / "bad_path.toml"), load(SCENARIOS / "bad_path_loopback.toml")
+    assert bad.network is not None
+    renamed = {"name": bad.name, "task": bad.task, "network": bad.network}
+    assert loopback.model_copy(update=renamed) == bad
+    assert loopback.task.model_copy(update={"name": bad.task.name}) == bad.task

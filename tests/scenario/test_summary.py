@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from p2pdfl.scenario.events import PeerRecord
-from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, summarize
-from scenario.runs import ADDRESSES, ANCHORS, SLASHES, a_record, a_scenario, head, the_records
+from p2pdfl.scenario.faults import Strike
+from p2pdfl.scenario.spec import Fault, Scenario
+from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, caught_up_s, noticed_s, summarize
+from scenario.runs import ADDRESSES, ANCHORS, ROUNDS, SLASHES, a_record, a_scenario, events_of, head, the_records
 
 
 def summary_of(
@@ -171,3 +174,73 @@ def test_a_run_in_which_nothing_happened_has_a_summary_and_is_not_ok() -> None:
     assert not summary.ok
     assert summary.final_accuracy is None
     assert Summary.model_validate_json(summary.model_dump_json()) == summary
+
+
+START_S = 1000.0
+
+
+def timed(name: str, *events: dict[str, Any]) -> PeerRecord:
+    """A peer whose clock, in ms, was at 0 at START_S."""
+    record = PeerRecord(name=name)
+    lines = [{"ms": 0, "event": "started", "address": "0x" + name, "peer_id": f"id of {name}"}, *events]
+    for line in lines:
+        record.add(json.dumps(line).encode(), START_S + line["ms"] / 1000)
+    return record
+
+
+def lost(ms: int, name: str) -> dict[str, Any]:
+    return {"ms": ms, "event": "lost", "peer_id": f"id of {name}"}
+
+
+def closed(ms: int, round: int) -> dict[str, Any]:
+    (line,) = (line for line in events_of("peer0") if line["event"] == "round" and line["round"] == round)
+    return {**line, "ms": ms}
+
+
+def struck(began_s: float, ended_s: float | None = None) -> Strike:
+    fault = Fault(peer="peer2", kind="stop", at_round=1, seconds=5)
+    return Strike(fault, began_s=START_S + began_s, ended_s=None if ended_s is None else START_S + ended_s)
+
+
+def test_a_fault_is_noticed_when_the_last_of_the_others_has_lost_the_peer() -> None:
+    peer2 = timed("peer2")
+    others = [
+        timed("peer0", lost(1000, "peer2"), lost(7500, "peer2")),
+        timed("peer1", lost(5500, "peer3"), lost(9000, "peer2"), lost(30000, "peer2")),
+    ]
+    assert noticed_s(struck(5), peer2, others) == 4.0
+    assert noticed_s(struck(8), peer2, others) is None
+    assert noticed_s(Strike(struck(5).fault), peer2, others) is None
+
+
+def test_a_late_reader_does_not_shift_a_peers_clock() -> None:
+    record = timed("peer0")
+    record.add(json.dumps(lost(3000, "peer1")).encode(), START_S + 60)
+    assert record.start_s == START_S
+
+
+def test_a_peer_has_caught_up_when_it_closes_a_round_before_others_close_the_next() -> None:
+    others = [timed("peer0", *(closed(2000 * round, round) for round in range(9)))]
+    behind = [closed(4000, 2), closed(13000, 3), closed(13100, 4), closed(13200, 5)]
+    assert caught_up_s(struck(5, 12), timed("peer2", *behind), others) is None
+    level = [*behind, closed(13300, 6), closed(14500, 7)]
+    assert caught_up_s(struck(5, 12), timed("peer2", *level), others) == 1.3
+    assert caught_up_s(struck(5), timed("peer2", *level), others) is None
+
+
+def test_a_fault_that_nobody_noticed_in_time_is_told() -> None:
+    fields = {"peers": 4, "faults": ({"peer": 3, "kind": "stop", "at_round": 1, "seconds": 5},)}
+    scenario = Scenario.model_validate({**a_scenario(noticed_s_max=10).model_dump(), **fields})
+    summary = summarize(scenario, the_records(), ANCHORS, SLASHES, wall_seconds=1.0)
+    assert failures(summary) == ["peer3's fault is noticed by all others: seconds"]
+
+
+def test_a_peer_that_does_not_take_part_again_is_told() -> None:
+    assert summary_of(all_commit_at_end=True).ok
+
+    def without_one(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**event, "commits": 3} if event.get("round") == ROUNDS - 1 else event for event in events]
+
+    records = [a_record(name, without_one) for name in ADDRESSES]
+    assert failures(summary_of(records, all_commit_at_end=True)) == ["COMMITs in the last round"]
+    assert summary_of(records).missing_commits == 1

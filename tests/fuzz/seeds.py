@@ -1,0 +1,100 @@
+"""Where fuzzing begins: real encoded values, made anew each time."""
+
+from __future__ import annotations
+
+import random
+import types as python_types
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from annotated_types import Ge, Len, Lt
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
+from libp2p.utils.varint import encode_varint_prefixed
+
+from p2pdfl.codec import encode
+from p2pdfl.net.pull import encode_request
+from p2pdfl.types import PAYLOAD_TYPES, Envelope, Packet, Wire
+
+from .targets import WIRE_TYPES
+
+
+def seeds(target: str) -> list[bytes]:
+    return list({"codec": _codec, "gossip": _gossip, "pull": _pull}[target](random.Random(0)))
+
+
+def _codec(chance: random.Random) -> Iterator[bytes]:
+    for place, kind in enumerate(WIRE_TYPES):
+        for _ in range(4):
+            yield bytes([place]) + encode(_value(kind, (), chance))
+    for number, payload_type in PAYLOAD_TYPES.items():
+        payload = encode(_value(payload_type, (), chance))
+        envelope = Envelope(task=bytes(32), epoch=1, round=5, view=0, kind=number, body=sha256(payload).digest())
+        packet = Packet(envelope=envelope, signature=bytes(64), payload=payload)
+        yield bytes([WIRE_TYPES.index(Packet)]) + encode(packet)
+
+
+def _value(annotation: Any, metadata: tuple[Any, ...], chance: random.Random) -> Any:
+    """Something that a field's annotation allows; lists have up to three entries."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata_of = get_args(annotation)
+        return _value(inner, tuple(metadata_of), chance)
+    if get_origin(annotation) in (Union, python_types.UnionType):
+        return _value(chance.choice(get_args(annotation)), (), chance)
+    lengths = [item for item in metadata if isinstance(item, Len)]
+    if get_origin(annotation) is tuple:
+        count = chance.randint(lengths[0].min_length, max(3, lengths[0].min_length))
+        return tuple(_value(get_args(annotation)[0], (), chance) for _ in range(count))
+    if annotation is type(None):
+        return None
+    if annotation is bool:
+        return chance.random() < 0.5
+    if annotation is int:
+        low = max((item.ge for item in metadata if isinstance(item, Ge)), default=0)
+        high = min(item.lt for item in metadata if isinstance(item, Lt))
+        return chance.choice([low, high - 1, chance.randrange(low, high)])
+    if annotation is bytes:
+        return chance.randbytes(chance.randint(lengths[0].min_length, min(lengths[0].max_length or 64, 64)))
+    assert issubclass(annotation, Wire), annotation
+    fields = annotation.model_fields.items()
+    return annotation(**{name: _value(field.annotation, tuple(field.metadata), chance) for name, field in fields})
+
+
+def _gossip(chance: random.Random) -> Iterator[bytes]:
+    key = create_new_key_pair(bytes(32))
+    message = rpc_pb2.Message(
+        data=b"hello", topicIDs=["topic"], from_id=ID.from_pubkey(key.public_key).to_bytes(), seqno=bytes(8)
+    )
+    message.signature = key.private_key.sign(PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString())
+    keyed = rpc_pb2.Message(
+        data=b"x", key=key.public_key.serialize(), from_id=chance.randbytes(38), signature=bytes(64)
+    )
+    hello = rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid="topic")])
+    graft = rpc_pb2.RPC()
+    graft.control.graft.add(topicID="topic")
+    graft.control.prune.add(topicID="topic", backoff=60)
+    graft.control.ihave.add(topicID="topic", messageIDs=[b"id"])
+    frames = [
+        encode_varint_prefixed(rpc.SerializeToString())
+        for rpc in (rpc_pb2.RPC(publish=[message]), rpc_pb2.RPC(publish=[keyed, message]), hello, graft)
+    ]
+    yield from frames
+    yield b"".join(frames)
+    yield encode_varint_prefixed(bytes(5000))
+    yield b"\xff" * 10
+
+
+def _pull(chance: random.Random) -> Iterator[bytes]:
+    for position in (0, 3, 4):
+        yield encode_request(chance.randbytes(32), position)
+    ask, late, drop, receive = 0, 8, 12, 28
+    for chunks in (0, 1, 5, 19):
+        length = (64 * chunks + 1).to_bytes(2, "big")
+        yield length + bytes([ask, receive] * (chunks + 1))
+        yield length + bytes([ask, ask + 1, ask + 2, receive, receive + 1, receive + 2, late, 255] * (chunks + 1))
+        yield length + bytes([ask, ask, receive, drop, ask + 1, receive + 1] * (chunks + 1))
+    for _ in range(10):
+        yield chance.randbytes(60)

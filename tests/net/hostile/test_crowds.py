@@ -1,0 +1,148 @@
+"""Many at once, one after another, and again: who is kept, and that the second time costs no memory."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from libp2p.pubsub.pb import rpc_pb2
+
+from net.loopback import GOSSIP, TOPIC, assert_works, network, networks, peer_of
+from p2pdfl.net import Limits, Network, adapter
+
+from .attacker import Attacker, Identity
+from .scene import Attack, Scene, blocks_and_bytes, containers_of
+from .test_connections import reset_at_once
+from .test_muxer import data_then_reset, streams_without_number, window_overrun
+from .test_protocols import (
+    address_record_of_2000_addresses,
+    bad_signatures_without_number,
+    frame,
+    record,
+    replays,
+    requests_without_number,
+    subscriptions_without_number,
+    values_and_providers_without_number,
+)
+
+pytestmark = [pytest.mark.net, pytest.mark.slow]
+
+
+@asynccontextmanager
+async def crowd_at(victim: Network, count: int) -> Any:
+    """Connections of as many strangers, each with a key of his own."""
+    async with trio.open_nursery() as nursery:
+        attacker = Attacker(victim, nursery)
+        yield [await attacker.yamux(Identity(f"stranger {number}")) for number in range(count)]
+        await attacker.close()
+
+
+async def test_a_newcomer_gets_in_where_a_crowd_holds_every_place() -> None:
+    """As shipped, who comes last is sent away."""
+    limits = Limits(connections_max=8, handshakes_max=8)
+    async with network("victim", limits=limits) as victim, crowd_at(victim, 20):
+        async with network("newcomer", victim.addresses) as newcomer:
+            with trio.fail_after(5):
+                await newcomer.wait_connected(1)
+                await victim.wait_connected(1)
+            await assert_works(victim, newcomer)
+        assert len(adapter.swarm_of(victim._host).get_connections()) <= limits.connections_max + limits.handshakes_max
+        assert victim.counters["refused: connection, for a newer one"] >= 12
+
+
+async def test_a_member_keeps_its_place_in_a_crowd() -> None:
+    limits = Limits(connections_max=8, handshakes_max=8)
+    async with networks(2, limits=limits) as (victim, friend):
+        for one in (victim, friend):
+            one.admit([victim.peer_id, friend.peer_id])
+        swarm = adapter.swarm_of(victim._host)
+        before = list(swarm.connections[peer_of(friend)])
+        async with crowd_at(victim, 20):
+            await assert_works(victim, friend)
+            assert swarm.connections[peer_of(friend)] == before
+
+
+async def test_as_many_connections_fit_as_are_granted() -> None:
+    """As shipped, 256 that are inbound, whatever one sets."""
+    async with (
+        network("victim", limits=Limits(connections_max=400, strangers_max=300)) as victim,
+        crowd_at(victim, 262) as crowd,
+    ):
+        await crowd[0].catch_up()
+        await crowd[-1].catch_up()
+        assert len(adapter.swarm_of(victim._host).get_connections()) == 262
+
+
+async def come_say_something_and_go(attacker: Attacker, name: str) -> None:
+    yamux = await attacker.yamux(Identity(name))
+    stream = await yamux.open(GOSSIP)
+    follow = rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=TOPIC)])
+    follow.control.graft.add(topicID=TOPIC)
+    follow.control.prune.add(topicID=TOPIC)
+    await stream.send(frame(follow))
+    await yamux.catch_up()
+    await yamux.tcp.close()
+
+
+def test_nothing_is_kept_of_a_stranger_who_left(scene: Scene) -> None:
+    async def visit(attacker: Attacker) -> None:
+        await come_say_something_and_go(attacker, "a visitor")
+
+    scene.run(visit)
+    scene.run(reset_at_once)
+
+    async def another(attacker: Attacker) -> None:
+        # Pubsub's loop over peers that left holds on to the last.
+        await come_say_something_and_go(attacker, "another visitor")
+
+    scene.run(another)
+    assert containers_of(Identity("a visitor").id) == []
+
+
+def test_what_a_stranger_signed_is_kept_as_one_small_record(scene: Scene) -> None:
+    async def visit(attacker: Attacker) -> None:
+        yamux = await attacker.yamux(Identity("a visitor"))
+        stream = await yamux.open(GOSSIP)
+        await stream.send(frame(rpc_pb2.RPC(senderRecord=record("a visitor", 8))))
+        await yamux.catch_up()
+
+    scene.run(visit)
+    known = scene.victim._host.get_peerstore()
+    assert len(known.addrs(Identity("a visitor").id)) == 8
+    assert len(known.peer_ids()) <= Limits().known_addresses_max
+
+
+async def visitors_without_number(attacker: Attacker) -> None:
+    visitors_without_number.rounds += 1
+    for number in range(15):
+        await come_say_something_and_go(attacker, f"visitor {visitors_without_number.rounds} {number}")
+
+
+visitors_without_number.rounds = 0
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        reset_at_once,
+        window_overrun,
+        data_then_reset,
+        streams_without_number,
+        bad_signatures_without_number,
+        replays,
+        subscriptions_without_number,
+        address_record_of_2000_addresses,
+        values_and_providers_without_number,
+        requests_without_number,
+        visitors_without_number,
+    ],
+)
+def test_the_second_time_costs_no_memory(scene: Scene, attack: Attack) -> None:
+    scene.run(attack)
+    blocks, resident = blocks_and_bytes()
+    scene.run(attack)
+    blocks_after, resident_after = blocks_and_bytes()
+    assert blocks_after - blocks < 3_000
+    assert resident_after - resident < 8 << 20

@@ -1,0 +1,196 @@
+"""Who is gone is noticed, who is busy is kept, and who comes back is found again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trio
+from multiaddr import Multiaddr
+
+from p2pdfl.net import Limits, Network, adapter
+
+from .loopback import assert_works, network, networks, peer_of
+from .processes import PeerProcess, peer_process
+from .test_discovery import free_port
+
+pytestmark = [pytest.mark.net, pytest.mark.slow]
+
+NOTICED_S = 10.0
+"""What is promised of a peer that is stopped, or whose cable is pulled."""
+RECOVERED_S = 30.0
+QUICK = Limits(look_s=0.02, ping_s=0.1, silent_s=0.4)
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[tuple[Network, PeerProcess]]:
+    """A network here and one in a process of its own, connected."""
+    async with network("here") as here, peer_process("there", here.addresses) as there:
+        with trio.fail_after(10):
+            await here.wait_connected(1)
+            await there.wait_connected(1)
+        yield here, there
+
+
+async def lost(here: Network) -> None:
+    while here.connected():
+        await here._gossip.changed.wait()
+
+
+async def assert_heard(here: Network, there: PeerProcess, text: str) -> None:
+    with trio.fail_after(10):
+        await here.publish(text.encode())
+        await there.wait_heard(text)
+
+
+async def test_a_stopped_peer_is_noticed_and_found_again(scene: tuple[Network, PeerProcess]) -> None:
+    here, there = scene
+    there.stop()
+    with trio.fail_after(NOTICED_S):
+        await lost(here)
+    assert here.counters["connections closed as silent"] == 1
+    there.go_on()
+    with trio.fail_after(RECOVERED_S):
+        await here.wait_connected(1)
+        await there.wait_connected(1)
+    await assert_heard(here, there, "again")
+
+
+async def test_a_stopped_peer_is_noticed_while_much_is_being_sent_to_it(scene: tuple[Network, PeerProcess]) -> None:
+    here, there = scene
+    there.stop()
+    for _ in range(100):  # beyond what the socket takes, so that a farewell would wait for ever
+        await here.publish(bytes(Limits().message_bytes_max))
+    with trio.fail_after(NOTICED_S):
+        await lost(here)
+    while adapter.swarm_of(here._host).connections:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_killed_peer_is_noticed_and_its_successor_found() -> None:
+    listen = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    async with network("here") as here:
+        for _ in range(2):
+            async with peer_process("there", here.addresses, listen=listen) as there:
+                with trio.fail_after(RECOVERED_S):
+                    await here.wait_connected(1)
+                    await there.wait_connected(1)
+                await assert_heard(here, there, "hello")
+                await there.kill()
+                with trio.fail_after(NOTICED_S):
+                    await lost(here)
+
+
+async def test_a_peer_that_is_busy_for_three_seconds_is_kept(scene: tuple[Network, PeerProcess]) -> None:
+    here, there = scene
+    there.stop()
+    await trio.sleep(3)
+    there.go_on()
+    await assert_heard(here, there, "still there")
+    assert here.counters["connections closed as silent"] == 0
+    assert here.counters["dials"] <= 1
+
+
+async def test_who_was_busy_itself_calls_nobody_silent() -> None:
+    async with networks(2, limits=QUICK) as (one, other):
+        time.sleep(2 * QUICK.silent_s)  # noqa: ASYNC251 - the loop is to stand still
+        sent = one.counters["pings_sent"] + other.counters["pings_sent"]
+        with trio.fail_after(5):
+            while one.counters["pings_sent"] + other.counters["pings_sent"] < sent + 5:
+                await trio.lowlevel.checkpoint()
+        assert one.counters["connections closed as silent"] == 0
+        assert other.counters["connections closed as silent"] == 0
+
+
+async def test_one_ping_serves_both_sides() -> None:
+    async with networks(2, limits=QUICK) as (one, other):
+        begun = trio.current_time()
+        with trio.fail_after(10):
+            while one.counters["pings_sent"] + other.counters["pings_sent"] < 20:
+                await trio.lowlevel.checkpoint()
+        # each alone would send one per ping_s
+        assert trio.current_time() - begun > 20 * QUICK.ping_s / 2
+
+
+async def test_a_member_that_does_not_follow_the_topic_is_dialled_anew() -> None:
+    limits = Limits(deaf_s=0.2)
+    async with networks(2, limits=limits) as (one, other):
+        one.admit([other.peer_id])
+        one._gossip.peer_topics.clear()  # as if it had never said that it follows the topic
+        one._gossip.announce_change()
+        assert not one.connected()
+        with trio.fail_after(10):
+            await one.wait_connected(1)
+        assert one.counters["connections closed as deaf"] == 1
+
+
+async def test_gossip_survives_the_end_of_one_of_two_connections() -> None:
+    async with networks(2) as (one, other):
+        [first] = adapter.connections_of(one._host, peer_of(other))
+        await adapter.swarm_of(one._host).dial_addr(Multiaddr(other.addresses[0]), peer_of(other))
+        await adapter.abort(first)
+        with trio.fail_after(10):
+            while len(adapter.connections_of(other._host)) > 1:
+                await trio.lowlevel.checkpoint()
+            await one.wait_connected(1)
+            await other.wait_connected(1)
+        await assert_works(one, other)
+        assert one.counters["connections closed as deaf"] == 0
+
+
+def has_namespaces() -> bool:
+    return os.geteuid() == 0 and shutil.which("ip") is not None and run("ip netns list").returncode == 0
+
+
+def run(command: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command.split(), capture_output=True, check=False)
+
+
+@pytest.fixture
+def cable() -> Iterator[tuple[str, str]]:
+    """Two network namespaces with a cable between them."""
+    left, right = f"p2pdfl{os.getpid()}l", f"p2pdfl{os.getpid()}r"
+    commands = [
+        f"ip netns add {left}",
+        f"ip netns add {right}",
+        f"ip -n {left} link add eth0 type veth peer name eth0 netns {right}",
+        *(f"ip -n {name} addr add 10.9.8.{number}/24 dev eth0" for number, name in ((1, left), (2, right))),
+        *(f"ip -n {name} link set {device} up" for name in (left, right) for device in ("lo", "eth0")),
+    ]
+    try:
+        for command in commands:
+            done = run(command)
+            if done.returncode:
+                pytest.skip(f"{command}: {done.stderr.decode().strip()}")
+        yield left, right
+    finally:
+        for name in (left, right):
+            run(f"ip netns del {name}")
+
+
+@pytest.mark.skipif(not has_namespaces(), reason="needs root and ip: the peers live in network namespaces")
+async def test_a_pulled_cable_is_noticed_on_both_sides_and_healed_when_it_is_back(cable: tuple[str, str]) -> None:
+    left, right = cable
+    async with (
+        peer_process("left", listen="/ip4/10.9.8.1/tcp/4001", namespace=left) as one,
+        peer_process("right", one.addresses, listen="/ip4/10.9.8.2/tcp/4001", namespace=right) as other,
+    ):
+        with trio.fail_after(10):
+            await one.wait_connected(1)
+            await other.wait_connected(1)
+        for _ in range(2):
+            run(f"ip -n {left} link set eth0 down")
+            with trio.fail_after(NOTICED_S):
+                await one.wait_connected(0)
+                await other.wait_connected(0)
+            run(f"ip -n {left} link set eth0 up")
+            with trio.fail_after(RECOVERED_S):
+                await one.wait_connected(1)
+                await other.wait_connected(1)
+        await one.publish("healed")
+        with trio.fail_after(10):
+            await other.wait_heard("healed")

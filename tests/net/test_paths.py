@@ -1,0 +1,103 @@
+"""IPv6, both families at once, and names."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+
+from p2pdfl.net import Network, open_network
+
+from .loopback import TOPIC, assert_works, network, networks, seed
+from .test_discovery import free_port
+
+pytestmark = [pytest.mark.net, pytest.mark.slow]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+
+
+@needs_ipv6
+async def test_a_network_on_ipv6_alone() -> None:
+    async with networks(3, listen="/ip6/::1/tcp/0") as (one, other, _):
+        assert all(address.startswith("/ip6/::1/tcp/") for address in one.addresses)
+        await assert_works(one, other)
+
+
+@needs_ipv6
+async def test_who_has_both_families_connects_those_who_have_one() -> None:
+    """The one with both is the others' bootstrap; they cannot dial each other."""
+    async with (
+        opened("both", ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]) as both,
+        network("old", [of_family(both, "ip4")]) as old,
+        network("new", [of_family(both, "ip6")], listen="/ip6/::1/tcp/0") as new,
+    ):
+        with trio.fail_after(10):
+            await both.wait_connected(2)
+        await assert_works(old, both)
+        await assert_works(new, both)
+
+
+@needs_ipv6
+async def test_wildcards_of_both_families_share_a_port() -> None:
+    port = free_port()
+    async with (
+        opened("wild", [f"/ip6/::/tcp/{port}", f"/ip4/0.0.0.0/tcp/{port}"]) as wild,
+        network("old", [f"/ip4/127.0.0.1/tcp/{port}/p2p/{wild.peer_id.decode()}"]) as old,
+        network("new", [f"/ip6/::1/tcp/{port}/p2p/{wild.peer_id.decode()}"]) as new,
+    ):
+        assert not any("/::/" in address or "/0.0.0.0/" in address for address in wild.addresses)
+        assert sorted(wild.listening) == [f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}"]
+        with trio.fail_after(10):
+            await wild.wait_connected(2)
+        await assert_works(old, wild)
+        await assert_works(new, wild)
+
+
+@needs_ipv6
+async def test_an_ipv6_wildcard_leaves_the_ipv4_port_alone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with network("someone", listen=f"/ip6/::/tcp/{taken.getsockname()[1]}"):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["dns", "dns4"])
+async def test_a_bootstrap_with_a_name(kind: str) -> None:
+    async with network("first") as first:
+        named = first.addresses[0].replace("/ip4/127.0.0.1/", f"/{kind}/localhost/")
+        async with network("second", [named]) as second:
+            with trio.fail_after(5):
+                await second.wait_connected(1)
+
+
+async def test_who_announces_a_name_is_found_by_others() -> None:
+    """The second learns it from the first, and the third from the second."""
+    port = free_port()
+    async with (
+        network("first") as first,
+        network(
+            "named", first.addresses, listen=f"/ip4/127.0.0.1/tcp/{port}", announce=[f"/dns4/localhost/tcp/{port}"]
+        ) as named,
+        network("third", first.addresses) as third,
+    ):
+        with trio.fail_after(10):
+            await third.wait_connected(2)
+        assert named.peer_id in third.connected()
+
+
+def opened(name: str, listen: list[str]):
+    return open_network(key_seed=seed(name), listen=listen, bootstrap=[], topic=TOPIC)
+
+
+def of_family(peer: Network, family: str) -> str:
+    return next(address for address in peer.addresses if address.startswith(f"/{family}/"))
