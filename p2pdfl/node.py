@@ -48,6 +48,7 @@ from p2pdfl.protocol.events import (
     Replay,
     Replayed,
     Resync,
+    Resynced,
     Reveal,
     Send,
     SubmitAnchor,
@@ -437,6 +438,7 @@ class Node:
                 )
                 reply = await threads.run(_decode_reply, data)
                 await self._take_reply(reply.packets, reply.certificates, member)
+                await self._inbox.send(Resynced(round=round))
         except (Unreachable, Refused):
             self.journal.refused["resync without an answer"] += 1
         except Malformed:

@@ -49,6 +49,13 @@ class CertificateReceived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resynced:
+    """A member's answer for that round has been handed over whole."""
+
+    round: Round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     round: Round
     update: Digest
@@ -119,6 +126,7 @@ class Tick:
 Event = (
     PacketReceived
     | CertificateReceived
+    | Resynced
     | Trained
     | Dealt
     | Decrypted

@@ -186,6 +186,8 @@ class OpenRound:
     packets: list[Packet] = field(default_factory=list)
     """Everything signed that was taken in this round, for resync."""
 
+    is_begun: bool = False
+    begin_ms: int = 0
     train_deadline_ms: int = 0
     deadline_ms: int = 0
     propose_ms: int = 0
@@ -198,12 +200,23 @@ class OpenRound:
 
     # --- open: assign, train ---------------------------------------------------------------------------------------
 
-    def open(self, now_ms: int) -> list[Output]:
+    def open(self, now_ms: int, *, is_followed: bool) -> None:
+        """is_followed: the others closed the round before this one without this member.  So they may be further still,
+        and its work may come too late: it begins once somebody who is asked does not know that this round is closed."""
         task, context = self.setup.task, self.context
         self.overdue = frozenset(self.docket.pending_losers(context.round, context.banned))
         self.train_deadline_ms = now_ms + task.commit_ms * 3 // 4
         self.deadline_ms = now_ms + task.commit_ms
-        self.resync_ms = now_ms + task.resync_ms
+        self.resync_ms = now_ms if is_followed else now_ms + task.resync_ms
+        self.begin_ms = now_ms + task.resync_ms if is_followed else now_ms
+
+    def is_due(self, now_ms: int) -> bool:
+        """Whether this member's own work should begin; never once the round is closed without it."""
+        return not self.is_begun and now_ms >= self.begin_ms and self.agreement.certificate is None
+
+    def begin(self) -> list[Output]:
+        self.is_begun = True
+        context = self.context
         outputs: list[Output] = [self._notice("train")]
         if self.me is None:
             return outputs
@@ -526,7 +539,7 @@ class OpenRound:
 
     def next_deadline_ms(self, now_ms: int) -> int:
         """The next time at which a Tick may change something; now if that is overdue, as after a refused message."""
-        times = [self.resync_ms, self.train_deadline_ms, self.deadline_ms, self.propose_ms]
+        times = [self.resync_ms, self.begin_ms, self.train_deadline_ms, self.deadline_ms, self.propose_ms]
         times += self.agreement.deadlines_ms()
         return max(now_ms, min(time for time in times if time > self.progressed_ms))
 

@@ -35,6 +35,7 @@ from p2pdfl.protocol.events import (
     PacketReceived,
     Replay,
     Replayed,
+    Resynced,
     Send,
     SubmitAnchor,
     SubmitEquivocation,
@@ -208,6 +209,9 @@ class Run:
                     raise Ignore("certificate of another round")
                 now.on_certificate(event.certificate, now_ms)
                 self._followed |= event.certificate == now.agreement.certificate
+            case Resynced():
+                if event.round == self.round:
+                    now.begin_ms = min(now.begin_ms, now_ms)
             case Trained():
                 if event.round == self.round:
                     now.update = event.update
@@ -396,6 +400,8 @@ class Run:
         """Does all that can be done now: signs votes, takes them, closes the round, opens the next."""
         effects: list[Effect] = []
         while not self.is_finished:
+            if self._now.is_due(now_ms):
+                effects += self._begin()
             outputs = self._now.progress(now_ms)
             for output in outputs:
                 if isinstance(output, Vote):
@@ -480,11 +486,8 @@ class Run:
             latest_block=self._latest_block,
         )
         effects: list[Effect] = [_notice("beacon", round=round, value=context.beacon.hex())]
-        effects += [output for output in self._open.open(now_ms) if not isinstance(output, Vote)]
-        if self._followed:
-            self._open.resync_ms = now_ms
-            self._followed = False
-        effects += self._audit(context, me)
+        self._open.open(now_ms, is_followed=self._followed)
+        self._followed = False
         early, self._early = self._early, {}
         for address, packets in early.items():
             for packet in packets:
@@ -494,6 +497,12 @@ class Run:
                 except Refusal as refusal:
                     self.refused[refusal.reason] += 1
         return effects
+
+    def _begin(self) -> list[Effect]:
+        """The work of the open round that is this member's own: to train, to deal, to audit."""
+        now = self._now
+        effects = [output for output in now.begin() if not isinstance(output, Vote)]
+        return effects + self._audit(now.context, now.me)
 
     def _close_round(self, propose: Propose, certificate: Certificate, now_ms: int) -> list[Effect]:
         now, context, contents = self._now, self._now.context, propose.contents

@@ -37,6 +37,7 @@ from p2pdfl.protocol.events import (
     Replay,
     Replayed,
     Resync,
+    Resynced,
     Reveal,
     Send,
     SubmitAnchor,
@@ -332,6 +333,7 @@ class World:
             self._later(index, PacketReceived(packet=packet), 20)
         for certificate in reply.certificates:
             self._later(index, CertificateReceived(certificate=certificate), 20)
+        self._later(index, Resynced(round=request.round), 20)
 
     # --- looking at it --------------------------------------------------------------
 
