@@ -93,7 +93,7 @@ class Scene:
 
     async def _run(self, attack: Attack) -> None:
         with trio.fail_after(20):
-            before = await self._settled()
+            before, tasks = await self._settled(), task_names()
             async with trio.open_nursery() as nursery:
                 attacker = Attacker(self.victim, nursery)
                 try:
@@ -101,7 +101,7 @@ class Scene:
                 finally:
                     nursery.cancel_scope.cancel()
                     await attacker.close()
-            await self._is_back_to(before)
+            await self._is_back_to(before, tasks)
             assert self.victim.counters["contained: task"] == 0
 
     async def _watched(self, attack: Attack, attacker: Attacker) -> None:
@@ -125,7 +125,7 @@ class Scene:
         await trio.testing.wait_all_tasks_blocked(0.05)
         return census(self.victim)
 
-    async def _is_back_to(self, before: Counter[str]) -> None:
+    async def _is_back_to(self, before: Counter[str], tasks: Counter[str]) -> None:
         deadline = trio.current_time() + BACK_S
         while more := census(self.victim) - before:
             if trio.current_time() > deadline:
@@ -133,7 +133,7 @@ class Scene:
             await trio.sleep(0.02)
         else:
             return
-        raise AssertionError(f"not given back: {dict(more)}")
+        raise AssertionError(f"not given back: {dict(more)}, tasks {dict(task_names() - tasks)}")
 
     async def _hold(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -193,6 +193,17 @@ def census(victim: Network) -> Counter[str]:
     counts["tasks"] = trio.lowlevel.current_statistics().tasks_living
     counts |= kept_per_peer(victim)
     return counts
+
+
+def task_names() -> Counter[str]:
+    """Of all that live, to tell which one was left over."""
+    names: Counter[str] = Counter()
+    found = [task for task in [trio.lowlevel.current_root_task()] if task is not None]
+    while found:
+        task = found.pop()
+        names[task.name] += 1
+        found += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return names
 
 
 def kept_per_peer(victim: Network) -> Counter[str]:
