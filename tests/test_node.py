@@ -71,7 +71,9 @@ async def test_hostile_bytes_of_a_member_end_nobody(tmp_path: Path) -> None:
             assert_one_history(await here.done(*NAMES), rounds=5)
             flooding.cancel_scope.cancel()
         assert questions["asked"] > 3
-        assert sum(one.journal.refused["resync without an answer"] for one in here.members.values()) > 0
+        # of the replies, the long one; the question left standing still stands, as the run is shorter than its patience
+        refused = sum((one.journal.refused for one in here.members.values()), Counter())
+        assert refused["reply is malformed"] + refused["certificate: no quorum of signatures"] > 0
         for name in NAMES:
             refused = here.members[name].journal.refused
             assert {"packet is malformed", "gossip of no known kind", "update is too long"} <= refused.keys()
