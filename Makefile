@@ -7,6 +7,8 @@ NAME ?=
 RUN ?=
 ARGS ?=
 MINUTES ?= 10
+# test files run at the same time; 0: one after the other, in make's own process
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,11 +50,11 @@ verify: $(READY) ## RUN=runs/NAME: check a finished run again; ARGS='--replay 20
 
 .PHONY: test
 test: $(READY) ## all tests but those of test-long; ARGS='-m "not slow"' and the like go to pytest
-	@$(BIN)/pytest $(addprefix --ignore=,$(LONG_TESTS)) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=,$(LONG_TESTS)) $(ARGS)
 
 .PHONY: test-long
 test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor: minutes each
-	@$(BIN)/pytest $(LONG_TESTS) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(LONG_TESTS) $(ARGS)
 
 .PHONY: check
 check: static test ## format, lint, types, import rules, contract artefact, tests
