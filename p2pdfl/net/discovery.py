@@ -57,6 +57,8 @@ class _Dialled:
 class _Deaf:
     """A peer that is connected and does not follow the topic."""
 
+    connections: list[INetConn]
+    """At the last look."""
     since: float
     closed: int = 0
 
@@ -404,16 +406,18 @@ class Discovery:
                 for peer in (self._found if self._admitted is None else self._admitted)
                 if peer not in reachable and adapter.is_connected(self._host, peer)
             ]
-            self._deaf = {peer: self._deaf.get(peer) or _Deaf(now) for peer in deaf} | {
-                peer: state for peer, state in self._deaf.items() if peer not in reachable and peer not in deaf
-            }
+            self._deaf = {peer: state for peer, state in self._deaf.items() if peer not in reachable}
             for peer in deaf:
-                state = self._deaf[peer]
+                connections = adapter.connections_of(self._host, peer)
+                state = self._deaf.setdefault(peer, _Deaf(connections, now))
+                if not any(connection in state.connections for connection in connections):
+                    state.since = now  # each connection is given its time
+                state.connections = connections
                 patience_s = min(self._limits.deaf_s * 2**state.closed, self._limits.deaf_s_max)
                 if now - state.since > patience_s:
-                    state.since, state.closed = now + self._limits.redial_s_max, min(state.closed + 1, 16)
+                    state.closed = min(state.closed + 1, 16)
                     self._counters["connections closed as deaf"] += 1
-                    for connection in adapter.connections_of(self._host, peer):
+                    for connection in connections:
                         await adapter.abort(connection)
 
     # --- room ------------------------------------------------------------------------------------------------------

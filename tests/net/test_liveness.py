@@ -14,7 +14,7 @@ from multiaddr import Multiaddr
 
 from p2pdfl.net import Limits, Network, adapter
 
-from .loopback import assert_works, network, networks, peer_of
+from .loopback import assert_works, network, networks, peer_of, stranger
 from .processes import PeerProcess, peer_process
 from .test_discovery import free_port
 
@@ -126,6 +126,20 @@ async def test_a_member_that_does_not_follow_the_topic_is_dialled_anew() -> None
         with trio.fail_after(10):
             await one.wait_connected(1)
         assert one.counters["connections closed as deaf"] == 1
+
+
+async def test_who_comes_again_is_given_time_to_say_hello_again() -> None:
+    """Each look of a member's finds another connection of a peer that never speaks long enough."""
+    limits = Limits(deaf_s=0.4)
+    async with networks(1, limits=limits) as (one,), stranger() as quiet:
+        one.admit([quiet.id.to_base58().encode()])
+        end_s = trio.current_time() + 4 * limits.deaf_s
+        while trio.current_time() < end_s:
+            await quiet.dial(one)
+            await trio.sleep(limits.deaf_s / 2)  # as long as it stays
+            for connection in adapter.connections_of(quiet.host):
+                await adapter.abort(connection)
+        assert one.counters["connections closed as deaf"] == 0
 
 
 async def test_gossip_survives_the_end_of_one_of_two_connections() -> None:
