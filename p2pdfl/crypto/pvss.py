@@ -109,7 +109,7 @@ def sum_dealings(dealings: Sequence[Dealing]) -> tuple[Point, ...]:
 def share_context(
     task: Digest, round: int, head: Digest, holder: Address, index: int, holder_count: int, threshold: int
 ) -> Digest:
-    """What a share is for.  round: that of the beacon; head: the one that fixed the dealings; index: the holder's."""
+    """What a share is for.  round, head: those that fixed the dealings; index: the holder's."""
     return transcript.digest(
         _SHARE_CONTEXT,
         task,

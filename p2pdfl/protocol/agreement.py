@@ -32,9 +32,9 @@ from p2pdfl.types import (
 
 
 def is_certificate(certificate: Certificate, domain: Domain, task: Digest, epoch: EpochMembers) -> bool:
-    """Whether a quorum of distinct members signed this vote."""
+    """Whether a quorum of distinct members signed this vote, in their order."""
     signers = [ballot.member for ballot in certificate.ballots]
-    if len(set(signers)) != len(signers) or len(signers) < epoch.quorum or max(signers) >= epoch.count:
+    if signers != sorted(set(signers)) or len(signers) < epoch.quorum or max(signers) >= epoch.count:
         return False
     if certificate.epoch != epoch.epoch or not epoch.first_round <= certificate.round <= epoch.last_round:
         return False

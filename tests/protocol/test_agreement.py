@@ -91,6 +91,11 @@ def test_one_signature_twice_is_one() -> None:
     assert not is_valid(certificate.replace(ballots=(*certificate.ballots, certificate.ballots[1])))
 
 
+def test_the_same_ballots_have_one_order_only() -> None:
+    certificate = a_certificate(N, Kind.CLOSE, HEAD, voters=[0, 1, 3])
+    assert not is_valid(certificate.replace(ballots=certificate.ballots[::-1]))
+
+
 def test_a_ballot_under_anothers_name_does_not_count() -> None:
     certificate = a_certificate(N, Kind.CLOSE, HEAD, voters=[0, 1])
     assert not is_valid(certificate.replace(ballots=(*certificate.ballots, certificate.ballots[1].replace(member=2))))
