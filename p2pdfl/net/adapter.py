@@ -24,6 +24,11 @@ import trio
 from libp2p import new_host
 from libp2p.abc import INetConn, INetStream, IRawConnection, ITransport
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.exceptions import CryptographyError
+from libp2p.crypto.keys import KeyType, PublicKey
+from libp2p.crypto.rsa import RSAPublicKey
+from libp2p.crypto.secp256k1 import Secp256k1PublicKey
+from libp2p.crypto.serialization import key_type_to_public_key_deserializer
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
 from libp2p.host.basic_host import BasicHost
@@ -92,6 +97,7 @@ def create_host(
     check_version()
     _quiet_logs()
     _batch_window_updates()
+    _take_ed25519_keys_only()
     for part in (adapter_frames, adapter_yamux, adapter_negotiation, adapter_dht, peerstore):
         part.repair()
     _listen_on_one_family()
@@ -587,6 +593,23 @@ def _quiet_logs() -> None:
         logger.setLevel(logging.CRITICAL)
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
+
+
+def _take_ed25519_keys_only() -> None:
+    """All peers of a task have such a key (docs/wire.md); so it is of no use to read others, wherever they are named.
+
+    As shipped, an RSA key's length is asked for after it was parsed, in a time that grows with its square: a handshake
+    of 60 KB holds up the node for a second, one gossip message of 1 MB for minutes.
+    """
+
+    def refuse(cls: type[PublicKey], key_bytes: bytes) -> NoReturn:
+        raise CryptographyError(f"{cls.__name__} is not taken")
+
+    for kind in (RSAPublicKey, Secp256k1PublicKey):
+        kind.from_bytes = classmethod(refuse)  # type: ignore[method-assign, assignment]
+    # which holds what those were as shipped
+    for key_type in (KeyType.RSA, KeyType.Secp256k1):
+        key_type_to_public_key_deserializer.pop(key_type.value, None)
 
 
 def _batch_window_updates() -> None:

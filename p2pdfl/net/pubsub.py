@@ -36,7 +36,7 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.utils import maybe_consume_signed_record
-from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX, signature_validator
+from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.utils.varint import encode_varint_prefixed
 
 from p2pdfl.net import adapter
@@ -572,7 +572,7 @@ def _text_of(peer_id: bytes) -> bytes:
 
 @lru_cache(AUTHORS_REMEMBERED_MAX)
 def _key_in(peer_id: bytes) -> PublicKey | None:
-    """An ed25519 peer id is its key."""
+    """An ed25519 peer id is its key, and other kinds are not taken."""
     author = ID(peer_id)
     key = author.extract_public_key()
     return key if key is not None and ID.from_pubkey(key) == author else None
@@ -582,7 +582,7 @@ def _is_signed(message: rpc_pb2.Message) -> bool:
     try:
         key = _key_in(message.from_id)
         if key is None:
-            return signature_validator(message)
+            return False
         signed = rpc_pb2.Message(
             data=message.data, topicIDs=message.topicIDs, from_id=message.from_id, seqno=message.seqno
         )
