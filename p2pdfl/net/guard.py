@@ -1,6 +1,7 @@
 """Who may do how much here: rates, and the refusal of who has offended (`blame`).
 
-Members are judged by their id only, wherever they come from: who shares an address with an attacker loses nothing.
+Members are judged by their id only, wherever they come from: who shares an address with an attacker loses nothing but
+a place in the line of new connections, which has a bound there too.
 Strangers make up ids at will, so an address that brought many bad ones is refused too; as a member may be behind it,
 a trickle of its handshakes is still done, and who turns out to be a member comes in.
 """
@@ -57,6 +58,7 @@ class Guard:
         self._streams = self._buckets(limits.streams)
         self._served_bytes = self._buckets(limits.served_bytes)
         self._handshakes = Buckets[str](limits.handshakes, names_max=limits.tracked_peers_max)
+        self._member_handshakes = Buckets[str](limits.handshakes_of_members, names_max=limits.tracked_peers_max)
         self._refused_handshakes = Buckets[str](limits.handshakes_of_refused, names_max=limits.tracked_peers_max)
 
     def _buckets(self, rate: Rate) -> Buckets[ID]:
@@ -106,7 +108,7 @@ class Guard:
         """address: `group`ed, of a new connection whose peer is not known yet."""
         now_s = self._clock()
         if address in self._member_addresses:
-            return True
+            return self._member_handshakes.take(address, 1, now_s)
         if self._addresses.is_refused(address, now_s):
             return self._refused_handshakes.take(address, 1, now_s)
         return self._handshakes.take(address, 1, now_s)

@@ -102,6 +102,9 @@ class Limits:
     handshakes: Rate = Rate(per_s=16, burst=256)
     """New connections from one IP address that no member is known at; each costs 10 ms of CPU.  64 peers of one machine
     may start at once."""
+    handshakes_of_members: Rate = Rate(per_s=64, burst=512)
+    """The same from an address that a member was seen at, which others may share.  More than members need: each dials
+    again after redial_s at the earliest."""
     handshakes_of_refused: Rate = Rate(per_s=0.5, burst=4)
     """The same from an address that is refused: a member may be behind it, and shows only in the handshake."""
 

@@ -351,6 +351,17 @@ async def test_new_connections_of_an_address_come_at_a_rate() -> None:
         await until(lambda: victim.counters["refused: connections over the rate"] == 2)
 
 
+async def test_new_connections_of_a_members_address_come_at_a_rate_of_their_own() -> None:
+    limits = Limits(handshakes=Rate(per_s=0.001, burst=3), handshakes_of_members=Rate(per_s=0.001, burst=5))
+    async with networks(2, limits=limits) as (victim, friend):
+        victim.admit([friend.peer_id])
+        port = int(victim.addresses[0].split("/")[4])
+        for _ in range(7):
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+        await until(lambda: victim.counters["refused: connections over the rate"] == 2)
+        await assert_works(victim, friend)
+
+
 async def test_a_peer_that_does_not_read_is_cut_off_all_the_same() -> None:
     """As shipped, closing a connection that one dialled waits for the other side to read."""
     async with networks(2) as (victim, friend), stranger() as deaf:
