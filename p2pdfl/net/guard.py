@@ -53,6 +53,7 @@ class Guard:
         self._gossip_messages = self._buckets(limits.gossip_messages)
         self._gossip_bytes = self._buckets(limits.gossip_bytes)
         self._own_messages = self._buckets(limits.own_messages)
+        self._relayed_messages = self._buckets(limits.own_messages)
         self._passed_messages = self._buckets(limits.gossip_messages.times(PASS_ON))
         self._passed_bytes = self._buckets(limits.gossip_bytes.times(PASS_ON))
         self._streams = self._buckets(limits.streams)
@@ -131,6 +132,11 @@ class Guard:
     def takes_own_message(self, author: ID) -> bool:
         """Of an author who sends it itself."""
         return self._own_messages.take(author, 1, self._clock())
+
+    def takes_relayed_message(self, author: ID) -> bool:
+        """That it signed and another sends.  A bucket of its own: who replays what the author once said must not use up
+        what it has to say itself."""
+        return self._relayed_messages.take(author, 1, self._clock())
 
     def may_pass_on(self, to: ID, size: int) -> bool:
         """What this node may pass on and not be taken for a flooder (`rates`)."""

@@ -233,8 +233,11 @@ class Gossip(Pubsub):
             return self._refuse("own gossip over the rate", author)
         if not _is_signed(message):
             return self._refuse("bad gossip signature", forwarder)
-        self._remember(message_id)
         self._wanted.came(message_id)
+        if author != forwarder and not self._guard.takes_relayed_message(author):
+            # Nobody's fault, and not remembered: the author's own copy may still come.
+            return self._refuse("author over the rate")
+        self._remember(message_id)
         self._counters["messages_received"] += 1
         self._deliver(Incoming(origin=_text_of(message.from_id), data=message.data))
         now_s = trio.current_time()
@@ -461,7 +464,8 @@ class Gossip(Pubsub):
         self.changed = trio.Event()
 
     def _hold(self, message_id: MessageId, message: rpc_pb2.Message, knowing: Collection[ID]) -> None:
-        self._held.put(message_id, message, knowing=knowing, now_s=trio.current_time())
+        if not self._held.put(message_id, message, knowing=knowing, now_s=trio.current_time()):
+            self._refuse("too much of one author to announce")
         self._something_to_do.set()
 
     def _remember(self, message_id: MessageId) -> None:

@@ -43,8 +43,8 @@ def test_it_is_never_over_its_bounds_and_forgets_what_is_taken(steps: list[tuple
     while len(inbox):
         inbox.receive_nowait()
     assert inbox.bytes == 0
-    assert not inbox._messages
-    assert not inbox._bytes
+    assert not inbox._shares._messages
+    assert not inbox._shares._bytes
 
 
 def test_an_empty_one_would_block() -> None:

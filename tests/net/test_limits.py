@@ -164,6 +164,34 @@ async def test_a_replay_of_what_a_member_signed_burns_the_rate_of_who_replays_it
         await assert_works(victim, friend)
 
 
+async def test_what_others_pass_on_of_an_author_has_a_rate_and_blames_nobody() -> None:
+    """Two who pass on each other's messages are no way around it; who passes on a flood is heard itself."""
+    limits = Limits(own_messages=Rate(per_s=0.001, burst=5))
+    async with networks(2, limits=limits) as (victim, friend), stranger("carrier") as carrier:
+        assert await carrier.dial(victim)
+        stream = await carrier.open(victim, GOSSIP)
+        for number in range(8):
+            await stream.write(frame(signed("author", number)))
+        await until(lambda: victim.counters["refused: author over the rate"] == 3)
+        assert victim.counters["messages_received"] == 5
+        await stream.write(frame(signed("carrier", 0)))
+        await until(lambda: victim.counters["messages_received"] == 6)
+        assert not [name for name in victim.counters if name.startswith("offence")]
+        await assert_works(victim, friend)
+
+
+async def test_forgeries_in_an_authors_name_are_not_counted_as_its_own() -> None:
+    limits = Limits(own_messages=Rate(per_s=0.001, burst=2))
+    async with networks(1, limits=limits) as (victim,), stranger("carrier") as carrier:
+        assert await carrier.dial(victim)
+        stream = await carrier.open(victim, GOSSIP)
+        for number in range(3):
+            await stream.write(frame(forged(number)))
+        for number in range(2):
+            await stream.write(frame(signed("stranger", number)))
+        await until(lambda: victim.counters["messages_received"] == 2)
+
+
 async def flood_with_gossip(attacker: Stranger, victim: Network) -> None:
     stream = await attacker.open(victim, GOSSIP)
     for number in range(100_000):
