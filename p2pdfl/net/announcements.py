@@ -88,6 +88,13 @@ class Held:
                 return
             self._drop_oldest()
 
+    def keep(self, authors: Collection[ID]) -> None:
+        """Drops all others' messages."""
+        for message_id, held in list(self._messages.items()):
+            if held.author not in authors:
+                del self._messages[message_id]
+                self._shares.give_back(held.author, held.size)
+
     def is_known_to(self, message_id: MessageId, peer: ID) -> None:
         held = self._messages.get(message_id)
         if held is not None:
@@ -179,6 +186,12 @@ class Wanted:
             want.announcers.append(by)
             self._waiting[by] += 1
         return None
+
+    def keep(self, authors: Collection[ID]) -> None:
+        """Wants no messages of others."""
+        for message_id in list(self._wants):
+            if ID(message_id[:-SEQNO_BYTES]) not in authors:
+                self.came(message_id)
 
     def came(self, message_id: MessageId) -> None:
         want = self._wants.pop(message_id, None)

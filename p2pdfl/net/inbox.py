@@ -7,7 +7,7 @@ there is always room for the next (Choudhury and Hahne 1998, dynamic queue lengt
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -80,6 +80,15 @@ class Inbox(Generic[Item]):
         self._waiting.append(_Waiting(item, author, size))
         self._arrived.set()
         return True
+
+    def keep(self, authors: Collection[PeerId]) -> None:
+        """Drops what waits of all others."""
+        waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            if one.author in authors:
+                self._waiting.append(one)
+            else:
+                self._shares.give_back(one.author, one.size)
 
     async def receive(self) -> Item:
         await trio.lowlevel.checkpoint()

@@ -129,6 +129,10 @@ class Gossip(Pubsub):
 
     def admit(self, peers: Collection[ID]) -> None:
         self._admitted = frozenset(peers)
+        # Before the first call anybody's messages were taken.
+        self.incoming.keep({_text_of(peer.to_bytes()) for peer in peers})
+        self._held.keep(self._admitted | {self.my_id})
+        self._wanted.keep(self._admitted)
         self.announce_change()
 
     def is_admitted(self, peer: ID) -> bool:

@@ -313,6 +313,22 @@ async def test_who_passes_on_what_is_over_its_authors_rate_has_delivered() -> No
         await everybody_hears_everybody([victim, friend])
 
 
+async def test_what_strangers_sent_before_the_members_were_known_goes() -> None:
+    async with networks(2) as (victim, friend), hostile(victim) as stranger_:
+        await stranger_.send(rpc(b"1", "stranger"))
+        await stranger_.announce(*invented(5))
+        await friend.publish(b"honest")
+        await until(lambda: victim.counters["messages_received"] == 2 and len(victim._gossip._wanted) == 5)
+        victim.admit([victim.peer_id, friend.peer_id])
+        assert victim.incoming.receive_nowait().origin == friend.peer_id
+        assert len(victim.incoming) == 0
+        assert victim.incoming.bytes == 0
+        assert len(victim._gossip._held) == 1
+        assert len(victim._gossip._wanted) == 0
+        assert not victim._gossip._wanted._waiting
+        await everybody_hears_everybody([victim, friend])
+
+
 async def test_two_who_flood_leave_room_for_what_others_said() -> None:
     """Who lacks it asks for it when they are done."""
     limits = Limits(recent_messages_max=32, late_s=0.1, beat_s=0.1)
