@@ -68,6 +68,10 @@ LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
 LISTEN_BACKLOG = 128
 RESET_S = 1.0
+RESTART_PAUSE_S, RESTART_PAUSE_S_MAX = 0.1, 5.0
+"""Before a task that failed is started again, doubling."""
+HEALTHY_S = 60.0
+"""A task that ran for so long before it failed begins at the shortest pause."""
 
 
 class UnsupportedLibp2p(RuntimeError):
@@ -394,8 +398,9 @@ class _ContainedManager(TrioManager):
         _internal: bool = False,
     ) -> None:
         async def contained(*task_args: Any) -> None:
-            pause_s = 0.1
+            pause_s = RESTART_PAUSE_S
             while True:
+                began_s = trio.current_time()
                 try:
                     await async_fn(*task_args)
                     return
@@ -403,8 +408,10 @@ class _ContainedManager(TrioManager):
                     self._counters["contained: task"] += 1
                     if not daemon:
                         return
+                if trio.current_time() - began_s >= HEALTHY_S:
+                    pause_s = RESTART_PAUSE_S
                 await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 5.0)
+                pause_s = min(2 * pause_s, RESTART_PAUSE_S_MAX)
 
         task_name = name or getattr(async_fn, "__name__", None)
         task = async_fn if _internal else contained

@@ -141,7 +141,9 @@ class Guard:
     def may_pass_on(self, to: ID, size: int) -> bool:
         """What this node may pass on and not be taken for a flooder (`rates`)."""
         now_s = self._clock()
-        return self._passed_messages.take(to, 1, now_s) and self._passed_bytes.take(to, size, now_s)
+        if not self._passed_messages.has(to, 1, now_s) or not self._passed_bytes.take(to, size, now_s):
+            return False
+        return self._passed_messages.take(to, 1, now_s)
 
     def sends_own(self, to: ID, size: int) -> None:
         """Own messages always go, and count."""

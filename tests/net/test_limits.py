@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +26,7 @@ from multiaddr import Multiaddr
 from p2pdfl.net import Limits, Network, Refused, Unreachable, adapter
 from p2pdfl.net.blame import GROSS, REFUSE_AT
 from p2pdfl.net.blobs import PROTOCOL as BLOB
-from p2pdfl.net.guard import group
+from p2pdfl.net.guard import Guard, group
 from p2pdfl.net.pull import REQUEST_BYTES
 from p2pdfl.net.rates import Buckets, Rate
 
@@ -485,6 +486,19 @@ async def test_a_peer_passes_on_no_more_than_half_of_what_the_next_takes() -> No
             await until(lambda: victim.counters["refused: more to pass on than a peer takes"] >= 15)
         assert victim.counters["messages_received"] == 35
         assert friend.counters["refused: gossip over the rate"] == 0
+
+
+def test_what_is_too_long_to_pass_on_takes_nothing_from_what_is_not() -> None:
+    limits = Limits(
+        message_bytes_max=400,
+        gossip_messages=Rate(per_s=0.001, burst=4),
+        gossip_bytes=Rate(per_s=0.001, burst=1_000),
+    )
+    guard, to = Guard(limits=limits, counters=Counter(), clock=lambda: 0.0), ID(b"next")
+    assert guard.may_pass_on(to, 400)
+    assert not guard.may_pass_on(to, 400)
+    assert guard.may_pass_on(to, 100)
+    assert not guard.may_pass_on(to, 0)
 
 
 async def test_eight_peers_that_talk_as_fast_as_a_round_does_blame_nobody() -> None:
