@@ -24,6 +24,11 @@ import trio
 from libp2p import new_host
 from libp2p.abc import INetConn, INetStream, IRawConnection, ITransport
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.exceptions import CryptographyError
+from libp2p.crypto.keys import KeyType, PublicKey
+from libp2p.crypto.rsa import RSAPublicKey
+from libp2p.crypto.secp256k1 import Secp256k1PublicKey
+from libp2p.crypto.serialization import key_type_to_public_key_deserializer
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
 from libp2p.host.basic_host import BasicHost
@@ -63,6 +68,10 @@ LIBP2P_VERSION = "0.8.1"
 SOCKET_READ_BYTES = 64 << 10
 LISTEN_BACKLOG = 128
 RESET_S = 1.0
+RESTART_PAUSE_S, RESTART_PAUSE_S_MAX = 0.1, 5.0
+"""Before a task that failed is started again, doubling."""
+HEALTHY_S = 60.0
+"""A task that ran for so long before it failed begins at the shortest pause."""
 
 
 class UnsupportedLibp2p(RuntimeError):
@@ -92,6 +101,7 @@ def create_host(
     check_version()
     _quiet_logs()
     _batch_window_updates()
+    _take_ed25519_keys_only()
     for part in (adapter_frames, adapter_yamux, adapter_negotiation, adapter_dht, peerstore):
         part.repair()
     _listen_on_one_family()
@@ -388,8 +398,9 @@ class _ContainedManager(TrioManager):
         _internal: bool = False,
     ) -> None:
         async def contained(*task_args: Any) -> None:
-            pause_s = 0.1
+            pause_s = RESTART_PAUSE_S
             while True:
+                began_s = trio.current_time()
                 try:
                     await async_fn(*task_args)
                     return
@@ -397,8 +408,10 @@ class _ContainedManager(TrioManager):
                     self._counters["contained: task"] += 1
                     if not daemon:
                         return
+                if trio.current_time() - began_s >= HEALTHY_S:
+                    pause_s = RESTART_PAUSE_S
                 await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 5.0)
+                pause_s = min(2 * pause_s, RESTART_PAUSE_S_MAX)
 
         task_name = name or getattr(async_fn, "__name__", None)
         task = async_fn if _internal else contained
@@ -587,6 +600,23 @@ def _quiet_logs() -> None:
         logger.setLevel(logging.CRITICAL)
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
+
+
+def _take_ed25519_keys_only() -> None:
+    """All peers of a task have such a key (docs/wire.md); so it is of no use to read others, wherever they are named.
+
+    As shipped, an RSA key's length is asked for after it was parsed, in a time that grows with its square: a handshake
+    of 60 KB holds up the node for a second, one gossip message of 1 MB for minutes.
+    """
+
+    def refuse(cls: type[PublicKey], key_bytes: bytes) -> NoReturn:
+        raise CryptographyError(f"{cls.__name__} is not taken")
+
+    for kind in (RSAPublicKey, Secp256k1PublicKey):
+        kind.from_bytes = classmethod(refuse)  # type: ignore[method-assign, assignment]
+    # which holds what those were as shipped
+    for key_type in (KeyType.RSA, KeyType.Secp256k1):
+        key_type_to_public_key_deserializer.pop(key_type.value, None)
 
 
 def _batch_window_updates() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 
+from p2pdfl.net.inbox import Shares
 from p2pdfl.net.limits import Limits
 from p2pdfl.types import Entropy
 
@@ -55,11 +56,14 @@ class _Message:
 
 
 class Held:
-    """Recent messages: announced for a while, sent to who asks."""
+    """Recent messages: announced for a while, sent to who asks.
+
+    An author has its share of the room (`inbox`), so that who floods leaves the others' there to be asked for.
+    """
 
     def __init__(self, *, entropy: Entropy, limits: Limits) -> None:
         self._messages: OrderedDict[MessageId, _Message] = OrderedDict()
-        self._bytes = 0
+        self._shares = Shares[ID](messages_max=limits.recent_messages_max, bytes_max=limits.recent_bytes_max)
         self._deck: list[ID] = []
         self._entropy = entropy
         self._limits = limits
@@ -67,15 +71,15 @@ class Held:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def put(self, message_id: MessageId, message: rpc_pb2.Message, *, knowing: Collection[ID], now_s: float) -> None:
-        """knowing: its author, and those who sent it or were sent it."""
-        size = message.ByteSize()
+    def put(self, message_id: MessageId, message: rpc_pb2.Message, *, knowing: Collection[ID], now_s: float) -> bool:
+        """Whether there was room.  knowing: its author, and those who sent it or were sent it."""
+        author, size = ID(message.from_id), message.ByteSize()
+        if not self._shares.take(author, size):
+            return False
         self._messages[message_id] = _Message(
-            message=message, author=ID(message.from_id), size=size, since_s=now_s, knowing=set(knowing)
+            message=message, author=author, size=size, since_s=now_s, knowing=set(knowing)
         )
-        self._bytes += size
-        while self._bytes > self._limits.recent_bytes_max or len(self._messages) > self._limits.recent_messages_max:
-            self._drop_oldest()
+        return True
 
     def forget_old(self, now_s: float) -> None:
         while self._messages:
@@ -83,6 +87,13 @@ class Held:
             if now_s - oldest.since_s < self._limits.recent_s:
                 return
             self._drop_oldest()
+
+    def keep(self, authors: Collection[ID]) -> None:
+        """Drops all others' messages."""
+        for message_id, held in list(self._messages.items()):
+            if held.author not in authors:
+                del self._messages[message_id]
+                self._shares.give_back(held.author, held.size)
 
     def is_known_to(self, message_id: MessageId, peer: ID) -> None:
         held = self._messages.get(message_id)
@@ -131,7 +142,7 @@ class Held:
 
     def _drop_oldest(self) -> None:
         _, oldest = self._messages.popitem(last=False)
-        self._bytes -= oldest.size
+        self._shares.give_back(oldest.author, oldest.size)
 
 
 @dataclass(kw_only=True)
@@ -175,6 +186,12 @@ class Wanted:
             want.announcers.append(by)
             self._waiting[by] += 1
         return None
+
+    def keep(self, authors: Collection[ID]) -> None:
+        """Wants no messages of others."""
+        for message_id in list(self._wants):
+            if ID(message_id[:-SEQNO_BYTES]) not in authors:
+                self.came(message_id)
 
     def came(self, message_id: MessageId) -> None:
         want = self._wants.pop(message_id, None)

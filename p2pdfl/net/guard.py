@@ -1,6 +1,7 @@
 """Who may do how much here: rates, and the refusal of who has offended (`blame`).
 
-Members are judged by their id only, wherever they come from: who shares an address with an attacker loses nothing.
+Members are judged by their id only, wherever they come from: who shares an address with an attacker loses nothing but
+a place in the line of new connections, which has a bound there too.
 Strangers make up ids at will, so an address that brought many bad ones is refused too; as a member may be behind it,
 a trickle of its handshakes is still done, and who turns out to be a member comes in.
 """
@@ -52,11 +53,13 @@ class Guard:
         self._gossip_messages = self._buckets(limits.gossip_messages)
         self._gossip_bytes = self._buckets(limits.gossip_bytes)
         self._own_messages = self._buckets(limits.own_messages)
+        self._relayed_messages = self._buckets(limits.own_messages)
         self._passed_messages = self._buckets(limits.gossip_messages.times(PASS_ON))
         self._passed_bytes = self._buckets(limits.gossip_bytes.times(PASS_ON))
         self._streams = self._buckets(limits.streams)
         self._served_bytes = self._buckets(limits.served_bytes)
         self._handshakes = Buckets[str](limits.handshakes, names_max=limits.tracked_peers_max)
+        self._member_handshakes = Buckets[str](limits.handshakes_of_members, names_max=limits.tracked_peers_max)
         self._refused_handshakes = Buckets[str](limits.handshakes_of_refused, names_max=limits.tracked_peers_max)
 
     def _buckets(self, rate: Rate) -> Buckets[ID]:
@@ -106,7 +109,7 @@ class Guard:
         """address: `group`ed, of a new connection whose peer is not known yet."""
         now_s = self._clock()
         if address in self._member_addresses:
-            return True
+            return self._member_handshakes.take(address, 1, now_s)
         if self._addresses.is_refused(address, now_s):
             return self._refused_handshakes.take(address, 1, now_s)
         return self._handshakes.take(address, 1, now_s)
@@ -130,10 +133,17 @@ class Guard:
         """Of an author who sends it itself."""
         return self._own_messages.take(author, 1, self._clock())
 
+    def takes_relayed_message(self, author: ID) -> bool:
+        """That it signed and another sends.  A bucket of its own: who replays what the author once said must not use up
+        what it has to say itself."""
+        return self._relayed_messages.take(author, 1, self._clock())
+
     def may_pass_on(self, to: ID, size: int) -> bool:
         """What this node may pass on and not be taken for a flooder (`rates`)."""
         now_s = self._clock()
-        return self._passed_messages.take(to, 1, now_s) and self._passed_bytes.take(to, size, now_s)
+        if not self._passed_messages.has(to, 1, now_s) or not self._passed_bytes.take(to, size, now_s):
+            return False
+        return self._passed_messages.take(to, 1, now_s)
 
     def sends_own(self, to: ID, size: int) -> None:
         """Own messages always go, and count."""

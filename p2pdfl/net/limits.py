@@ -66,7 +66,7 @@ class Limits:
     recent_messages_max: int = 4096
     recent_bytes_max: int = 32 << 20
     recent_s: float = 10.0
-    """Messages kept to be sent to who asks: 12 members' 64 KB a round are 1 MB."""
+    """Messages kept to be sent to who asks, each author's share of them: 12 members' 64 KB a round are 1 MB."""
     ids_per_beat_max: int = 1024
     """Ids in announcements and questions taken from one peer: 32 members at 80 messages a second each."""
     wanted_messages_max: int = 4096
@@ -94,7 +94,8 @@ class Limits:
     """Of one peer, its own messages and what it passes on.  The busiest honest one is the only link between two
     halves of 64 members: 64 members x 6 messages a round, and 64 bodies of 64 KB or 16 of 1 MB at once."""
     own_messages: Rate = Rate(per_s=64, burst=512)
-    """Messages that a peer sends as their author.  A round takes about six, a restart sends them again."""
+    """Messages that a peer sends as their author, and as many that others pass on for it.  A round takes about six, a
+    restart sends them again."""
     streams: Rate = Rate(per_s=256, burst=1024)
     """New streams of one peer, and so its requests: pulling 64 KB a stream, that is 16 MB/s."""
     served_bytes: Rate = Rate(per_s=32 << 20, burst=256 << 20)
@@ -102,6 +103,9 @@ class Limits:
     handshakes: Rate = Rate(per_s=16, burst=256)
     """New connections from one IP address that no member is known at; each costs 10 ms of CPU.  64 peers of one machine
     may start at once."""
+    handshakes_of_members: Rate = Rate(per_s=64, burst=512)
+    """The same from an address that a member was seen at, which others may share.  More than members need: each dials
+    again after redial_s at the earliest."""
     handshakes_of_refused: Rate = Rate(per_s=0.5, burst=4)
     """The same from an address that is refused: a member may be behind it, and shows only in the handshake."""
 

@@ -50,6 +50,10 @@ class Buckets(Generic[Name]):
         self._put(name, left - count if is_within else left, now_s)
         return is_within
 
+    def has(self, name: Name, count: float, now_s: float) -> bool:
+        """Whether it could take so much now."""
+        return self._level(name, now_s) >= count
+
     def owe(self, name: Name, count: float, now_s: float) -> float:
         """Takes it in any case.  Returns for how many seconds name has to wait until it has paid."""
         left = self._level(name, now_s) - count

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import trio
 from libp2p.tools.anyio_service import Service
 from multiaddr import Multiaddr
+from trio.testing import MockClock
 
 from p2pdfl.net import Network, adapter
 
@@ -54,6 +56,36 @@ async def test_a_failing_task_ends_itself_and_not_its_service() -> None:
             await service.recovered.wait()
         assert service.manager.is_running
     assert counters["contained: task"] == 2
+
+
+class Relapsing(Service):
+    """A task that fails often, runs well for long, and fails again."""
+
+    def __init__(self) -> None:
+        self.began_s: list[float] = []
+        self.recovered = trio.Event()
+
+    async def run(self) -> None:
+        self.manager.run_daemon_task(self.fail)
+        await self.manager.wait_finished()
+
+    async def fail(self) -> None:
+        self.began_s.append(trio.current_time())
+        if len(self.began_s) == 11:
+            self.recovered.set()
+            await trio.sleep_forever()
+        if len(self.began_s) == 10:
+            await trio.sleep(adapter.HEALTHY_S)
+        raise RuntimeError("remote-triggered")
+
+
+async def test_a_task_that_ran_well_for_long_is_started_again_soon(autojump_clock: MockClock) -> None:
+    service = Relapsing()
+    async with adapter.running(service, Counter[str]()):
+        await service.recovered.wait()
+    pauses_s = [later - earlier for earlier, later in pairwise(service.began_s)]
+    assert pauses_s[-2] == pytest.approx(5.0)
+    assert pauses_s[-1] == pytest.approx(adapter.HEALTHY_S + 0.1)
 
 
 @pytest.mark.net

@@ -21,9 +21,13 @@ LINKED = set(PEERS)
 def held(*numbers: int, limits: Limits = LIMITS, size: int = 10) -> Held:
     made = Held(entropy=secrets.token_bytes, limits=limits)
     for number in numbers:
-        message = rpc_pb2.Message(from_id=AUTHOR.to_bytes(), seqno=number.to_bytes(8, "big"), data=bytes(size))
-        made.put(name(number), message, knowing=[AUTHOR], now_s=float(number))
+        put(made, number, size=size)
     return made
+
+
+def put(held: Held, number: int, *, size: int = 10) -> bool:
+    message = rpc_pb2.Message(from_id=AUTHOR.to_bytes(), seqno=number.to_bytes(8, "big"), data=bytes(size))
+    return held.put(name(number), message, knowing=[AUTHOR], now_s=float(number))
 
 
 def name(number: int) -> bytes:
@@ -81,13 +85,23 @@ def test_serve__reject__the_same_message_again_and_again() -> None:
 
 
 def test_what_is_held_is_bounded_in_number_bytes_and_time() -> None:
-    assert len(held(*range(10), limits=Limits(recent_messages_max=4))) == 4
-    few = Limits(message_bytes_max=1_000, recent_bytes_max=2_500)
+    assert len(held(*range(10), limits=Limits(recent_messages_max=8))) == 4
+    few = Limits(message_bytes_max=1_000, recent_bytes_max=4_500)
     assert len(held(*range(10), limits=few, size=1_000)) == 2
     one = held(0, 5)
     one.forget_old(LIMITS.recent_s)
     assert len(one) == 1
     assert one.serve(name(0), PEERS[0]) is None
+
+
+def test_an_author_who_floods_leaves_the_others_room_and_gets_its_own_back() -> None:
+    one = held(*range(20), limits=Limits(recent_messages_max=16))
+    assert len(one) == 8
+    other = rpc_pb2.Message(from_id=b"other", seqno=bytes(8))
+    assert one.put(b"other" + bytes(8), other, knowing=[], now_s=20.0)
+    one.forget_old(20.0 + LIMITS.recent_s)
+    assert len(one) == 0
+    assert sum(put(one, number) for number in range(20)) == 8
 
 
 def test_the_next_announcer_is_asked_when_the_first_does_not_send() -> None:

@@ -20,6 +20,7 @@ from libp2p.utils.varint import encode_varint_prefixed
 
 from p2pdfl.net import Limits, Network, adapter
 from p2pdfl.net.announcements import SERVED_MAX
+from p2pdfl.net.rates import Rate
 
 from .loopback import GOSSIP, TOPIC, Stranger, network, networks, peer_of, seed, stranger
 
@@ -294,6 +295,54 @@ async def test_announcements_of_invented_ids_are_bounded_and_counted() -> None:
         await liar.announce(*invented(1))
         await until(lambda: victim.counters["refused: announcement of who does not deliver"] > 0)
         await everybody_hears_everybody([victim, friend])
+
+
+async def test_who_passes_on_what_is_over_its_authors_rate_has_delivered() -> None:
+    """It did as it was asked; the author, whom it cannot stop, is another."""
+    limits = Limits(promise_s=0.2, beat_s=0.1, own_messages=Rate(per_s=0.001, burst=1))
+    async with networks(2, limits=limits) as (victim, friend), hostile(victim) as carrier:
+        taken, surplus = rpc(b"1"), rpc(b"2")
+        await carrier.send(taken)
+        await until(lambda: victim.counters["messages_received"] == 1)
+        await carrier.announce(id_of(surplus))
+        await until(lambda: carrier.asked[id_of(surplus)] == 1)
+        await carrier.send(surplus)
+        await until(lambda: victim.counters["refused: author over the rate"] == 1)
+        assert len(victim._gossip._wanted) == 0
+        assert victim.counters["refused: announced and not sent"] == 0
+        await everybody_hears_everybody([victim, friend])
+
+
+async def test_what_strangers_sent_before_the_members_were_known_goes() -> None:
+    async with networks(2) as (victim, friend), hostile(victim) as stranger_:
+        await stranger_.send(rpc(b"1", "stranger"))
+        await stranger_.announce(*invented(5))
+        await friend.publish(b"honest")
+        await until(lambda: victim.counters["messages_received"] == 2 and len(victim._gossip._wanted) == 5)
+        victim.admit([victim.peer_id, friend.peer_id])
+        assert victim.incoming.receive_nowait().origin == friend.peer_id
+        assert len(victim.incoming) == 0
+        assert victim.incoming.bytes == 0
+        assert len(victim._gossip._held) == 1
+        assert len(victim._gossip._wanted) == 0
+        assert not victim._gossip._wanted._waiting
+        await everybody_hears_everybody([victim, friend])
+
+
+async def test_two_who_flood_leave_room_for_what_others_said() -> None:
+    """Who lacks it asks for it when they are done."""
+    limits = Limits(recent_messages_max=32, late_s=0.1, beat_s=0.1)
+    async with networks(2, limits=limits) as (victim, friend), hostile(victim) as flooder:
+        await friend.publish(b"honest")
+        await until(lambda: len(flooder.told) == 1)
+        (honest,) = flooder.told
+        for number in range(100):
+            await flooder.send(rpc(b"%d" % number, "one"))
+            await flooder.send(rpc(b"%d" % number, "other"))
+        await until(lambda: victim.counters["messages_received"] == 201)
+        await flooder.ask(honest)
+        await until(lambda: flooder.sent[honest] == 1)
+        assert victim.counters["refused: too much of one author to announce"] > 100
 
 
 async def test_more_ids_in_a_beat_than_members_can_have_messages() -> None:

@@ -43,8 +43,18 @@ def test_it_is_never_over_its_bounds_and_forgets_what_is_taken(steps: list[tuple
     while len(inbox):
         inbox.receive_nowait()
     assert inbox.bytes == 0
-    assert not inbox._messages
-    assert not inbox._bytes
+    assert not inbox._shares._messages
+    assert not inbox._shares._bytes
+
+
+def test_only_some_authors_stay_in_their_order_and_the_others_room_is_free() -> None:
+    inbox = Inbox[int](messages_max=8, bytes_max=800)
+    for number, author in enumerate([b"stranger", b"ada", b"stranger", b"bob"]):
+        assert inbox.put(number, author=author, size=100)
+    inbox.keep({b"ada", b"bob"})
+    assert inbox.bytes == 200
+    assert [inbox.receive_nowait() for _ in range(2)] == [1, 3]
+    assert fill(inbox, b"ada", size=1) == 4
 
 
 def test_an_empty_one_would_block() -> None:

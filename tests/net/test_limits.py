@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +26,7 @@ from multiaddr import Multiaddr
 from p2pdfl.net import Limits, Network, Refused, Unreachable, adapter
 from p2pdfl.net.blame import GROSS, REFUSE_AT
 from p2pdfl.net.blobs import PROTOCOL as BLOB
-from p2pdfl.net.guard import group
+from p2pdfl.net.guard import Guard, group
 from p2pdfl.net.pull import REQUEST_BYTES
 from p2pdfl.net.rates import Buckets, Rate
 
@@ -162,6 +163,34 @@ async def test_a_replay_of_what_a_member_signed_burns_the_rate_of_who_replays_it
         while len(victim.incoming):
             victim.incoming.receive_nowait()
         await assert_works(victim, friend)
+
+
+async def test_what_others_pass_on_of_an_author_has_a_rate_and_blames_nobody() -> None:
+    """Two who pass on each other's messages are no way around it; who passes on a flood is heard itself."""
+    limits = Limits(own_messages=Rate(per_s=0.001, burst=5))
+    async with networks(2, limits=limits) as (victim, friend), stranger("carrier") as carrier:
+        assert await carrier.dial(victim)
+        stream = await carrier.open(victim, GOSSIP)
+        for number in range(8):
+            await stream.write(frame(signed("author", number)))
+        await until(lambda: victim.counters["refused: author over the rate"] == 3)
+        assert victim.counters["messages_received"] == 5
+        await stream.write(frame(signed("carrier", 0)))
+        await until(lambda: victim.counters["messages_received"] == 6)
+        assert not [name for name in victim.counters if name.startswith("offence")]
+        await assert_works(victim, friend)
+
+
+async def test_forgeries_in_an_authors_name_are_not_counted_as_its_own() -> None:
+    limits = Limits(own_messages=Rate(per_s=0.001, burst=2))
+    async with networks(1, limits=limits) as (victim,), stranger("carrier") as carrier:
+        assert await carrier.dial(victim)
+        stream = await carrier.open(victim, GOSSIP)
+        for number in range(3):
+            await stream.write(frame(forged(number)))
+        for number in range(2):
+            await stream.write(frame(signed("stranger", number)))
+        await until(lambda: victim.counters["messages_received"] == 2)
 
 
 async def flood_with_gossip(attacker: Stranger, victim: Network) -> None:
@@ -351,6 +380,17 @@ async def test_new_connections_of_an_address_come_at_a_rate() -> None:
         await until(lambda: victim.counters["refused: connections over the rate"] == 2)
 
 
+async def test_new_connections_of_a_members_address_come_at_a_rate_of_their_own() -> None:
+    limits = Limits(handshakes=Rate(per_s=0.001, burst=3), handshakes_of_members=Rate(per_s=0.001, burst=5))
+    async with networks(2, limits=limits) as (victim, friend):
+        victim.admit([friend.peer_id])
+        port = int(victim.addresses[0].split("/")[4])
+        for _ in range(7):
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+        await until(lambda: victim.counters["refused: connections over the rate"] == 2)
+        await assert_works(victim, friend)
+
+
 async def test_a_peer_that_does_not_read_is_cut_off_all_the_same() -> None:
     """As shipped, closing a connection that one dialled waits for the other side to read."""
     async with networks(2) as (victim, friend), stranger() as deaf:
@@ -446,6 +486,19 @@ async def test_a_peer_passes_on_no_more_than_half_of_what_the_next_takes() -> No
             await until(lambda: victim.counters["refused: more to pass on than a peer takes"] >= 15)
         assert victim.counters["messages_received"] == 35
         assert friend.counters["refused: gossip over the rate"] == 0
+
+
+def test_what_is_too_long_to_pass_on_takes_nothing_from_what_is_not() -> None:
+    limits = Limits(
+        message_bytes_max=400,
+        gossip_messages=Rate(per_s=0.001, burst=4),
+        gossip_bytes=Rate(per_s=0.001, burst=1_000),
+    )
+    guard, to = Guard(limits=limits, counters=Counter(), clock=lambda: 0.0), ID(b"next")
+    assert guard.may_pass_on(to, 400)
+    assert not guard.may_pass_on(to, 400)
+    assert guard.may_pass_on(to, 100)
+    assert not guard.may_pass_on(to, 0)
 
 
 async def test_eight_peers_that_talk_as_fast_as_a_round_does_blame_nobody() -> None:

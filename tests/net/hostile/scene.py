@@ -44,6 +44,7 @@ LIMITS = Limits(
     own_messages=UNLIMITED,
     streams=UNLIMITED,
     handshakes=UNLIMITED,
+    handshakes_of_members=UNLIMITED,
 )
 """Short: a case waits for what it holds open to be cut off.  Little is remembered of gossip: the pair talks all the
 time, and what is kept until a bound is reached looks like a leak.  Forgetful: all cases come from one address;

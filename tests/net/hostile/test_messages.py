@@ -28,6 +28,7 @@ from net.loopback import (
     until_ended,
 )
 from p2pdfl.net import Limits, Network, Refused, adapter
+from p2pdfl.net.rates import Rate
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -192,6 +193,44 @@ async def test_control_messages_about_topics_that_are_not_ours_leave_no_trace(
     assert set(victim._gossip.peer_topics) == {TOPIC}
     assert set(victim._gossip.mesh.back_off) <= {TOPIC}
     assert attacker.id not in victim._gossip.mesh.graft_flood_tracking
+
+
+def subscriptions(count: int) -> rpc_pb2.RPC:
+    """Leaving and coming back in turn, and following at the end."""
+    return rpc_pb2.RPC(
+        subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=left % 2 == 0, topicid=TOPIC) for left in reversed(range(count))]
+    )
+
+
+async def test_following_and_leaving_without_end_changes_what_is_reachable_once(
+    acquainted: tuple[Network, Network, Stranger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, friend, attacker = acquainted
+    announce, following = victim._gossip.announce_change, list[bool]()
+
+    def noted() -> None:
+        following.append(attacker.id in victim._gossip.peer_topics[TOPIC])
+        announce()
+
+    monkeypatch.setattr(victim._gossip, "announce_change", noted)
+    stream = await attacker.open(victim, GOSSIP)
+    for _ in range(20):
+        await stream.write(encode_varint_prefixed(subscriptions(64).SerializeToString()))
+    await stream.write(encode_varint_prefixed(rpc_pb2.RPC(publish=[message()]).SerializeToString()))
+    await counted(victim, "messages_received")
+    assert following == [True]
+    await assert_works(victim, friend)
+
+
+async def test_subscriptions_count_as_messages_do() -> None:
+    limits = Limits(gossip_messages=Rate(per_s=0.001, burst=100))
+    async with networks(2, limits=limits) as (victim, friend), stranger() as attacker:
+        assert await attacker.dial(victim)
+        stream = await attacker.open(victim, GOSSIP)
+        for _ in range(3):
+            await stream.write(encode_varint_prefixed(subscriptions(64).SerializeToString()))
+        await counted(victim, "refused: gossip over the rate", 2)
+        await assert_works(victim, friend)
 
 
 async def test_inbound_slots_come_back() -> None:
