@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 import trio
 from libp2p import new_host
-from libp2p.abc import INetConn, INetStream, IRawConnection, ITransport
+from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection, ITransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
@@ -258,7 +258,7 @@ def remote_ips(host: BasicHost, peer: ID) -> set[str]:
 
 def heard_on(connection: INetConn) -> int:
     """A number that changes with everything that arrives."""
-    stream = _socket_of(connection)
+    stream = socket_of(connection.muxed_conn)
     if stream is not None:
         return stream.bytes_received
     muxed = connection.muxed_conn  # not over a socket of ours: a relayed one; then only answered pings show
@@ -283,7 +283,7 @@ async def abort(connection: INetConn) -> None:
 
     As shipped, closing first sends a farewell, which waits for ever behind whatever a stopped peer does not read.
     """
-    stream = _socket_of(connection)
+    stream = socket_of(connection.muxed_conn)
     if stream is not None:
         stream.stream.socket.close()
     # Not cut short: the library tells others that it has ended as the last thing it does.
@@ -364,12 +364,13 @@ async def _close_connection(connection: INetConn) -> None:
         await connection.close()
 
 
-def _socket_of(connection: INetConn) -> _CountedStream | None:
-    layer: Any = connection.muxed_conn
+def socket_of(muxed: IMuxedConn) -> CountedStream | None:
+    """None for a connection through a relay."""
+    layer: Any = muxed
     # Yamux, the secure session, Noise's messages, its packets, the raw connection
     for name in ("secured_conn", "conn", "read_writer", "read_write_closer", "stream"):
         layer = getattr(layer, name, None)
-    return layer if isinstance(layer, _CountedStream) else None
+    return layer if isinstance(layer, CountedStream) else None
 
 
 class _ContainedManager(TrioManager):
@@ -440,7 +441,7 @@ def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
     swarm.set_stream_handler(contained)
 
 
-class _CountedStream(TrioTCPStream):
+class CountedStream(TrioTCPStream):
     """Counts bytes, and reads the socket in large pieces: as shipped each Yamux header costs four system calls."""
 
     def __init__(self, stream: trio.SocketStream, counters: Counter[str]) -> None:
@@ -448,6 +449,14 @@ class _CountedStream(TrioTCPStream):
         self._counters = counters
         self._unread = bytearray()
         self.bytes_received = 0
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """As shipped, None on IPv6, where a socket's name has four parts."""
+        if self._cached_remote_address is None:
+            with suppress(OSError):
+                host, port, *_ = self.stream.socket.getpeername()
+                self._cached_remote_address = host, port
+        return self._cached_remote_address
 
     async def write(self, data: bytes) -> None:
         self._counters["bytes_sent"] += len(data)
@@ -498,7 +507,7 @@ class CountedTCP(TCP):
         connection = await super()._dial_resolved(maddr, source)
         assert isinstance(connection, RawConnection)
         assert isinstance(connection.stream, TrioTCPStream)
-        connection.stream = _CountedStream(connection.stream.stream, self._counters)
+        connection.stream = CountedStream(connection.stream.stream, self._counters)
         self.sockets.add(connection.stream.stream.socket)
         return connection
 
@@ -506,7 +515,7 @@ class CountedTCP(TCP):
         async def counted(stream: ReadWriteCloser) -> None:
             assert isinstance(stream, TrioTCPStream)
             self.sockets.add(stream.stream.socket)
-            await handler_function(_CountedStream(stream.stream, self._counters))
+            await handler_function(CountedStream(stream.stream, self._counters))
 
         return _ExclusiveListener(counted, self.sockets)
 
