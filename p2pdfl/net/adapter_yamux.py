@@ -39,6 +39,7 @@ def repair() -> None:
     yamux.MAX_WINDOW_SIZE = WINDOW_BYTES_MAX
     Yamux.handle_incoming = _handle_incoming  # type: ignore[method-assign]
     Yamux.close = _close  # type: ignore[method-assign]
+    Yamux.headers_received = 0  # type: ignore[attr-defined]
 
 
 def forget(stream: YamuxStream) -> None:
@@ -58,6 +59,7 @@ async def _handle_incoming(self: Yamux) -> None:
     with suppress(Exception):  # whatever ended it: a violation, or one of the dozen kinds that a lost connection raises
         while not self.event_shutting_down.is_set():
             header = await read_exactly(self.secured_conn, HEADER_SIZE)
+            self.headers_received += 1  # type: ignore[attr-defined]
             version, kind, flags, stream_id, length = struct.unpack(YAMUX_HEADER_FORMAT, header)
             if version != 0:
                 raise _Violation
