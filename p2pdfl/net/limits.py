@@ -227,6 +227,8 @@ class Limits:
     """Chunks of blobs whose last attempt did not get to the end."""
     served_blobs_bytes_max: int = 64 << 20
     """Blobs kept in memory because they were asked for last; one longer than this is kept alone."""
+    served_states_bytes_max: int = 1 << 20
+    """Hash states of blobs that were served, 32 bytes for 128 KB: of 4 GB."""
     chunks_per_stream_max: int = 4096
     """Twice the chunks of the longest update."""
 
