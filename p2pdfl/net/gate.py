@@ -20,7 +20,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import adapter
+from p2pdfl.net import adapter, adapter_tcp
 from p2pdfl.net.adapter_inbound import place_of
 from p2pdfl.net.guard import Guard
 from p2pdfl.net.limits import Limits
@@ -69,7 +69,7 @@ class Gate:
 
     async def _add_gated(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         peer = muxed_conn.peer_id
-        if not self._guard.may_stay(peer, _source(adapter.socket_of(muxed_conn)) or None):
+        if not self._guard.may_stay(peer, _source(adapter_tcp.socket_of(muxed_conn)) or None):
             self._counters["refused: peer is refused"] += 1
             scope = getattr(muxed_conn, "_resource_scope", None)
             if scope is not None:
@@ -98,7 +98,8 @@ class Gate:
 
     def _addresses_of(self, peer: ID) -> set[str]:
         sources = {
-            _source(adapter.socket_of(connection.muxed_conn)) for connection in self._swarm.connections.get(peer, ())
+            _source(adapter_tcp.socket_of(connection.muxed_conn))
+            for connection in self._swarm.connections.get(peer, ())
         }
         return sources - {""}
 
@@ -140,7 +141,7 @@ async def cut(connection: INetConn) -> None:
 
 
 async def _cut(muxed: IMuxedConn, close: Callable[[], Awaitable[None]]) -> None:
-    socket = adapter.socket_of(muxed)
+    socket = adapter_tcp.socket_of(muxed)
     if socket is not None:
         await _close_quietly(socket)
     with trio.CancelScope(shield=True, deadline=trio.current_time() + CUT_S), suppress(Exception):
