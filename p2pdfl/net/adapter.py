@@ -1,7 +1,7 @@
 """Every repair of py-libp2p that this project makes, each with its reason.  Written against, and only for, 0.8.1.
 
-Those of one layer are in adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux, adapter_peerstore and
-adapter_dht.
+Those of one layer are in adapter_tcp, adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux,
+adapter_peerstore and adapter_dht.
 
 The reasons were measured against live nodes: as shipped, one malformed message ends a node, inbound connection slots
 are never returned, and closing leaves sockets open.  Each repair has a test in tests/net that fails without it.
@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any, NoReturn
-from weakref import WeakSet
 
 import trio
 from libp2p import new_host
-from libp2p.abc import INetConn, INetStream, IRawConnection, ITransport
+from libp2p.abc import INetConn, INetStream, ITransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.exceptions import CryptographyError
 from libp2p.crypto.keys import KeyType, PublicKey
@@ -30,18 +28,15 @@ from libp2p.crypto.rsa import RSAPublicKey
 from libp2p.crypto.secp256k1 import Secp256k1PublicKey
 from libp2p.crypto.serialization import key_type_to_public_key_deserializer
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
-from libp2p.custom_types import THandler, TProtocol
+from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
 from libp2p.identity.identify_push import ID_PUSH
-from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import IOException
-from libp2p.io.trio import TrioTCPStream
 from libp2p.kad_dht.common import BUCKET_SIZE
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.exceptions import RawConnError
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
@@ -53,20 +48,16 @@ from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FO
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.tools.anyio_service.api import ServiceAPI
 from libp2p.tools.anyio_service.trio_manager import TrioManager
-from libp2p.transport.exceptions import OpenConnectionError
-from libp2p.transport.tcp import tcp
-from libp2p.transport.tcp.tcp import TCP, TCPListener
+from libp2p.transport.tcp.tcp import TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
-from p2pdfl.net import adapter_dht, adapter_frames, adapter_inbound, adapter_negotiation, adapter_yamux
+from p2pdfl.net import adapter_dht, adapter_frames, adapter_inbound, adapter_negotiation, adapter_tcp, adapter_yamux
 from p2pdfl.net import adapter_peerstore as peerstore
-from p2pdfl.net.addresses import Unresolved, is_circuit, is_wildcard, plain_ip, resolve
+from p2pdfl.net.addresses import is_circuit, is_wildcard, plain_ip
 from p2pdfl.net.limits import Limits
 
 LIBP2P_VERSION = "0.8.1"
-SOCKET_READ_BYTES = 64 << 10
-LISTEN_BACKLOG = 128
 RESET_S = 1.0
 RESTART_PAUSE_S, RESTART_PAUSE_S_MAX = 0.1, 5.0
 """Before a task that failed is started again, doubling."""
@@ -102,9 +93,8 @@ def create_host(
     _quiet_logs()
     _batch_window_updates()
     _take_ed25519_keys_only()
-    for part in (adapter_frames, adapter_yamux, adapter_negotiation, adapter_dht, peerstore):
+    for part in (adapter_tcp, adapter_frames, adapter_yamux, adapter_negotiation, adapter_dht, peerstore):
         part.repair()
-    _listen_on_one_family()
     key_pair = create_new_key_pair(key_seed)
     known = peerstore.BoundedPeerStore(
         ID.from_pubkey(key_pair.public_key),
@@ -119,7 +109,7 @@ def create_host(
         # As shipped, TLS, secio and plaintext are on offer too.
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_opt={TProtocol(YAMUX_ID): Yamux},  # as shipped, Mplex too, which has no flow control
-        transports=[CountedTCP(counters), *transports],
+        transports=[adapter_tcp.CountedTCP(counters), *transports],
         connection_config=ConnectionConfig(
             max_connections=connections_max,
             min_connections=0,
@@ -268,11 +258,11 @@ def remote_ips(host: BasicHost, peer: ID) -> set[str]:
 
 def heard_on(connection: INetConn) -> int:
     """A number that changes with everything that arrives."""
-    stream = _socket_of(connection)
+    stream = adapter_tcp.socket_of(connection.muxed_conn)
     if stream is not None:
         return stream.bytes_received
-    muxed = connection.muxed_conn  # not over a socket of ours: a relayed one; then only answered pings show
-    return muxed._ping_id if isinstance(muxed, Yamux) and muxed._ping_event.is_set() else 0
+    # through a relay, by frames
+    return connection.muxed_conn.headers_received  # type: ignore[attr-defined, no-any-return]
 
 
 async def ping(connection: INetConn) -> None:
@@ -293,7 +283,7 @@ async def abort(connection: INetConn) -> None:
 
     As shipped, closing first sends a farewell, which waits for ever behind whatever a stopped peer does not read.
     """
-    stream = _socket_of(connection)
+    stream = adapter_tcp.socket_of(connection.muxed_conn)
     if stream is not None:
         stream.stream.socket.close()
     # Not cut short: the library tells others that it has ended as the last thing it does.
@@ -364,7 +354,7 @@ def close_sockets(host: BasicHost) -> None:
         if isinstance(listener, TCPListener) and listener._nursery is not None:
             listener._nursery.cancel_scope.cancel()
     for transport in swarm_of(host).transport_manager.get_transports():
-        if isinstance(transport, CountedTCP):  # a circuit has no socket of its own
+        if isinstance(transport, adapter_tcp.CountedTCP):  # a circuit has no socket of its own
             for open_socket in list(transport.sockets):
                 open_socket.close()
 
@@ -372,14 +362,6 @@ def close_sockets(host: BasicHost) -> None:
 async def _close_connection(connection: INetConn) -> None:
     with suppress(Exception):
         await connection.close()
-
-
-def _socket_of(connection: INetConn) -> _CountedStream | None:
-    layer: Any = connection.muxed_conn
-    # Yamux, the secure session, Noise's messages, its packets, the raw connection
-    for name in ("secured_conn", "conn", "read_writer", "read_write_closer", "stream"):
-        layer = getattr(layer, name, None)
-    return layer if isinstance(layer, _CountedStream) else None
 
 
 class _ContainedManager(TrioManager):
@@ -451,143 +433,6 @@ def _contain_stream_failures(host: BasicHost, counters: Counter[str]) -> None:
                 await reset_quietly(stream)
 
     swarm.set_stream_handler(contained)
-
-
-class _CountedStream(TrioTCPStream):
-    """Counts bytes, and reads the socket in large pieces: as shipped each Yamux header costs four system calls."""
-
-    def __init__(self, stream: trio.SocketStream, counters: Counter[str]) -> None:
-        super().__init__(stream)
-        self._counters = counters
-        self._unread = bytearray()
-        self.bytes_received = 0
-
-    async def write(self, data: bytes) -> None:
-        self._counters["bytes_sent"] += len(data)
-        self._counters["writes"] += 1
-        await super().write(data)
-
-    async def read(self, n: int | None = None) -> bytes:
-        if n == 0:
-            return b""
-        if not self._unread:
-            data = await super().read(SOCKET_READ_BYTES)
-            self._counters["bytes_received"] += len(data)
-            self.bytes_received += len(data)
-            if n is None or len(data) <= n:
-                return data
-            self._unread += data
-        data = bytes(self._unread[:n])
-        del self._unread[: len(data)]
-        return data
-
-
-class CountedTCP(TCP):
-    def __init__(self, counters: Counter[str]) -> None:
-        super().__init__()
-        self._counters = counters
-        self.sockets: WeakSet[trio.socket.SocketType] = WeakSet()
-        """All that may still be open, also those that no connection was made of yet."""
-
-    async def dial(self, maddr: Multiaddr) -> IRawConnection:
-        """As shipped, names are looked up past the machine's own resolver and its hosts file."""
-        failure: Exception | None = None
-        try:
-            for resolved in await resolve(maddr):
-                try:
-                    return await self._dial_resolved(resolved)
-                except OpenConnectionError as error:
-                    failure = error
-        except Unresolved as error:
-            failure = error
-        raise OpenConnectionError(f"cannot connect to {maddr}: {failure}") from failure
-
-    def can_dial(self, maddr: Multiaddr) -> bool:
-        """As shipped, an address behind a relay is dialled as if the relay were the peer, and then, since it is
-        another, all addresses of the peer are forgotten."""
-        return super().can_dial(maddr) and not is_circuit(maddr)
-
-    async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
-        connection = await super()._dial_resolved(maddr, source)
-        assert isinstance(connection, RawConnection)
-        assert isinstance(connection.stream, TrioTCPStream)
-        connection.stream = _CountedStream(connection.stream.stream, self._counters)
-        self.sockets.add(connection.stream.stream.socket)
-        return connection
-
-    def create_listener(self, handler_function: THandler) -> TCPListener:
-        async def counted(stream: ReadWriteCloser) -> None:
-            assert isinstance(stream, TrioTCPStream)
-            self.sockets.add(stream.stream.socket)
-            await handler_function(_CountedStream(stream.stream, self._counters))
-
-        return _ExclusiveListener(counted, self.sockets)
-
-
-class _ExclusiveListener(TCPListener):
-    """As shipped (SO_REUSEPORT), a second node on one port starts without an error and steals half the connections."""
-
-    def __init__(self, handler_function: THandler, sockets: WeakSet[trio.socket.SocketType]) -> None:
-        super().__init__(handler_function)
-        self._sockets = sockets
-
-    async def listen(self, maddr: Multiaddr) -> None:
-        protocol = "ip6" if any(part.name == "ip6" for part in maddr.protocols()) else "ip4"
-        family = socket.AF_INET6 if protocol == "ip6" else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind((str(maddr.value_for_protocol(protocol)), int(str(maddr.value_for_protocol("tcp")))))
-            except OSError as error:
-                raise OpenConnectionError(f"cannot listen on {maddr}: {error}") from error
-        await super().listen(maddr)
-        self._sockets.update(listener.socket for listener in self.listeners)
-
-    async def _spawn_background_task(self) -> None:
-        """As shipped, an accept that fails in an unforeseen way raises in trio's system nursery: the process ends."""
-
-        async def serve() -> None:
-            try:
-                async with trio.open_nursery() as nursery:
-                    self._nursery = nursery
-                    self._nursery_ready.set()
-                    await trio.sleep_forever()
-            except* Exception as errors:  # noqa: BLE001 - `wait_died` sees the end, whatever brought it about
-                logging.getLogger(__name__).warning("a listener failed: %r", errors.exceptions[0])
-            finally:
-                self._nursery = None
-                self._stopped.set()
-
-        trio.lowlevel.spawn_system_task(serve)
-        await self._nursery_ready.wait()
-
-
-def _listen_on_one_family() -> None:
-    """An /ip6 address takes IPv6 connections, so that /ip4 and /ip6 may share a port.
-
-    As shipped, /ip6/::/tcp/9000 takes the IPv4 port too, and /ip4/0.0.0.0/tcp/9000 beside it is in use.
-    """
-
-    async def open_listeners(host: str | None, port: int) -> list[trio.SocketListener]:
-        assert host is not None, "only addresses with an IP are listened on"
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = trio.socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # hole punching dials from the port that is listened on
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            await listening.bind((host, port))
-            listening.listen(LISTEN_BACKLOG)
-            return [trio.SocketListener(listening)]
-        except BaseException:
-            listening.close()
-            raise
-
-    tcp._open_reuseport_listeners = open_listeners
 
 
 def _quiet_logs() -> None:

@@ -19,6 +19,7 @@ from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
+from p2pdfl.net.guard import group
 from p2pdfl.net.limits import Limits
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def repair(swarm: Swarm, is_protected: Callable[[ID], bool], limits: Limits, cou
             oldest.cancel()
             counters["refused: handshake, for a newer one"] += 1
         with trio.CancelScope() as scope:
-            handshakes[scope] = _address(raw_conn.get_remote_address())
+            handshakes[scope] = place_of(raw_conn.get_remote_address())
             try:
                 return await upgrade(raw_conn, maddr)
             finally:
@@ -77,7 +78,7 @@ def _forget_who_left_early(swarm: Swarm) -> None:
 def _dispensable(swarm: Swarm, is_protected: Callable[[ID], bool]) -> INetConn:
     everybody = sorted(swarm.get_connections(), key=lambda connection: connection._created_at)  # type: ignore[attr-defined]
     strangers = [one for one in everybody if not is_protected(one.muxed_conn.peer_id)]
-    return _oldest_of_most(strangers or everybody, lambda one: _address(one.muxed_conn.get_remote_address()))  # type: ignore[attr-defined]
+    return _oldest_of_most(strangers or everybody, lambda one: place_of(one.muxed_conn.get_remote_address()))  # type: ignore[attr-defined]
 
 
 def _oldest_of_most(oldest_first: Collection[T], address_of: Callable[[T], str]) -> T:
@@ -85,5 +86,6 @@ def _oldest_of_most(oldest_first: Collection[T], address_of: Callable[[T], str])
     return max(oldest_first, key=lambda one: counts[address_of(one)])
 
 
-def _address(remote: tuple[str, int] | None) -> str:
-    return remote[0] if remote is not None else ""
+def place_of(remote: tuple[str, int] | None) -> str:
+    """What one attacker is assumed to own; "" if it is not known."""
+    return group(remote[0]) if remote is not None else ""

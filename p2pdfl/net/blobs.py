@@ -43,7 +43,9 @@ class Blobs:
         self._requests = requests
         self._limits = limits
         self._counters = counters
-        self._shelf = _Shelf(source, limits.served_blobs_bytes_max)
+        self._shelf = Shelf(
+            source, bytes_max=limits.served_blobs_bytes_max, states_bytes_max=limits.served_states_bytes_max
+        )
         self._partials: Partials[ID] = Partials(limits.partial_blobs_bytes_max)
         self._turns: WeakValueDictionary[ID, trio.CapacityLimiter] = WeakValueDictionary()
         requests.serve(
@@ -166,32 +168,44 @@ class _Attempt:
         self._changed = trio.Event()
 
 
-class _Shelf:
-    """What was served last, with its states, so that a chunk costs neither the disk nor a hash of the whole."""
+class Shelf:
+    """What was served last, with its states, so that a chunk costs neither the disk nor a hash of the whole; and the
+    states of much more, so that who has blobs make room for each other costs the disk only."""
 
-    def __init__(self, source: BlobSource, bytes_max: int) -> None:
+    def __init__(self, source: BlobSource, *, bytes_max: int, states_bytes_max: int) -> None:
         self._source = source
         self._bytes_max = bytes_max
+        self._states_bytes_max = states_bytes_max
         self._kept: OrderedDict[bytes, Served] = OrderedDict()
+        self._states: OrderedDict[bytes, bytes] = OrderedDict()
         self._loading = trio.Lock()
         """One at a time: who asks for many long blobs at once must not bring them all into memory."""
+
+    @property
+    def states_bytes(self) -> int:
+        return sum(map(len, self._states.values()))
 
     async def get(self, digest: bytes) -> Served | None:
         if digest not in self._kept:
             async with self._loading:
                 if digest not in self._kept:
-                    served = await trio.to_thread.run_sync(self._load, digest)
+                    states = self._states.get(digest, b"")
+                    served = await trio.to_thread.run_sync(self._load, digest, states)
                     if served is None:
                         return None
                     self._keep(digest, served)
         self._kept.move_to_end(digest)
         return self._kept[digest]
 
-    def _load(self, digest: bytes) -> Served | None:
+    def _load(self, digest: bytes, states: bytes) -> Served | None:
         blob = self._source(digest)
-        return None if blob is None else Served(blob)
+        return None if blob is None else Served(blob, states)
 
     def _keep(self, digest: bytes, served: Served) -> None:
         self._kept[digest] = served
         while len(self._kept) > 1 and sum(len(kept.blob) for kept in self._kept.values()) > self._bytes_max:
             self._kept.popitem(last=False)
+        self._states[digest] = served.states
+        self._states.move_to_end(digest)
+        while self.states_bytes > self._states_bytes_max:
+            self._states.popitem(last=False)

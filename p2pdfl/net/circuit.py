@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from weakref import WeakValueDictionary
 
 import trio
 from libp2p.abc import IHost, IListener, INetStream, IRawConnection, ITransport
@@ -32,6 +33,7 @@ from multiaddr import Multiaddr
 from p2pdfl.net import adapter
 from p2pdfl.net.addresses import CIRCUIT, bootstrap_peer, is_circuit
 from p2pdfl.net.limits import Limits
+from p2pdfl.net.rates import PASS_ON, Buckets
 
 HOP = TProtocol("/libp2p/circuit/relay/0.2.0/hop")
 STOP = TProtocol("/libp2p/circuit/relay/0.2.0/stop")
@@ -111,6 +113,12 @@ class Relaying:
         """Streams open of each peer."""
         self._circuits: Counter[ID] = Counter()
         """How many a peer is an end of."""
+        self._pairs: Counter[tuple[ID, ID]] = Counter()
+        """How many one peer has opened to another."""
+        self._opened = Buckets[ID](limits.relay_connects, names_max=limits.tracked_peers_max)
+        # Many who each keep below their rate must not make a flooder of the relay, at the one whom all call.
+        self._called = Buckets[ID](limits.streams.times(PASS_ON), names_max=limits.tracked_peers_max)
+        self._calls: WeakValueDictionary[ID, trio.CapacityLimiter] = WeakValueDictionary()
 
     async def serve(self, stream: INetStream) -> None:
         peer = stream.muxed_conn.peer_id
@@ -166,12 +174,10 @@ class Relaying:
         host = self._host()
         if self._reserved.get(target, 0.0) < trio.current_time() or not adapter.is_connected(host, target):
             return await self._refuse(stream, circuit_pb2.Status.NO_RESERVATION)
-        if (
-            self._circuits.total() >= 2 * self._limits.relay_circuits_max
-            or max(self._circuits[peer], self._circuits[target]) >= self._limits.relay_circuits_per_peer_max
-        ):
+        if not self._may_connect(peer, target):
             return await self._refuse(stream, circuit_pb2.Status.RESOURCE_LIMIT_EXCEEDED)
         self._circuits.update((peer, target))
+        self._pairs[peer, target] += 1
         try:
             onward = await self._call(host, peer, target)
             if onward is None:
@@ -187,29 +193,50 @@ class Relaying:
         finally:
             self._circuits.subtract((peer, target))
             self._circuits = +self._circuits
+            self._pairs[peer, target] -= 1
+            self._pairs = +self._pairs
         return None
 
+    def _may_connect(self, peer: ID, target: ID) -> bool:
+        limits, now_s = self._limits, trio.current_time()
+        return (
+            self._circuits.total() < 2 * limits.relay_circuits_max
+            and max(self._circuits[peer], self._circuits[target]) < limits.relay_circuits_per_peer_max
+            # ATTACK: one who takes all circuits to a peer, so that nobody else gets one
+            and self._pairs[peer, target] < limits.connections_per_peer_max
+            and self._opened.take(peer, 1, now_s)
+            and self._called.take(target, 1, now_s)
+        )
+
     async def _call(self, host: BasicHost, peer: ID, target: ID) -> INetStream | None:
-        """A stream to the target, which agrees to hear the peer on it."""
+        """A stream to the target, which agrees to hear the peer on it.  Calls beyond half of what it lets one peer
+        negotiate at once wait: the rest is for the relay's own."""
+        at_once = self._calls.setdefault(
+            target, trio.CapacityLimiter(max(1, self._limits.negotiations_per_peer_max // 2))
+        )
         try:
             with trio.fail_after(self._limits.relay_ask_s):
-                onward = await adapter.open_stream(host, target, STOP)
-                try:
-                    call = circuit_pb2.StopMessage(
-                        type=circuit_pb2.StopMessage.CONNECT,
-                        peer=circuit_pb2.PeerId(id=peer.to_bytes()),
-                        limit=self._limit(),
-                    )
-                    await write_delimited_msg(onward, call)
-                    answer = await read_delimited_msg(onward, circuit_pb2.StopMessage)
-                    if answer.type == circuit_pb2.StopMessage.STATUS and answer.status == OK:
-                        return onward
-                    raise CircuitRefused
-                except BaseException:
-                    await adapter.reset_quietly(onward)
-                    raise
+                async with at_once:
+                    return await self._agreed(host, peer, target)
         except Exception:  # noqa: BLE001 - the library's many ways to say that the target does not answer
             return None
+
+    async def _agreed(self, host: BasicHost, peer: ID, target: ID) -> INetStream:
+        onward = await adapter.open_stream(host, target, STOP)
+        try:
+            call = circuit_pb2.StopMessage(
+                type=circuit_pb2.StopMessage.CONNECT,
+                peer=circuit_pb2.PeerId(id=peer.to_bytes()),
+                limit=self._limit(),
+            )
+            await write_delimited_msg(onward, call)
+            answer = await read_delimited_msg(onward, circuit_pb2.StopMessage)
+            if answer.type == circuit_pb2.StopMessage.STATUS and answer.status == OK:
+                return onward
+            raise CircuitRefused
+        except BaseException:
+            await adapter.reset_quietly(onward)
+            raise
 
     async def _pass_on(self, one: INetStream, other: INetStream) -> None:
         """Until an end closes, the time is over or the bytes are used up."""

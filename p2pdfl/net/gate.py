@@ -20,8 +20,9 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import adapter
-from p2pdfl.net.guard import Guard, group
+from p2pdfl.net import adapter, adapter_tcp
+from p2pdfl.net.adapter_inbound import place_of
+from p2pdfl.net.guard import Guard
 from p2pdfl.net.limits import Limits
 
 CUT_S = 1.0
@@ -68,7 +69,7 @@ class Gate:
 
     async def _add_gated(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         peer = muxed_conn.peer_id
-        if not self._guard.may_stay(peer, _source(_socket_stream(muxed_conn)) or None):
+        if not self._guard.may_stay(peer, _source(adapter_tcp.socket_of(muxed_conn)) or None):
             self._counters["refused: peer is refused"] += 1
             scope = getattr(muxed_conn, "_resource_scope", None)
             if scope is not None:
@@ -97,7 +98,8 @@ class Gate:
 
     def _addresses_of(self, peer: ID) -> set[str]:
         sources = {
-            _source(_socket_stream(connection.muxed_conn)) for connection in self._swarm.connections.get(peer, ())
+            _source(adapter_tcp.socket_of(connection.muxed_conn))
+            for connection in self._swarm.connections.get(peer, ())
         }
         return sources - {""}
 
@@ -139,7 +141,7 @@ async def cut(connection: INetConn) -> None:
 
 
 async def _cut(muxed: IMuxedConn, close: Callable[[], Awaitable[None]]) -> None:
-    socket = _socket_stream(muxed)
+    socket = adapter_tcp.socket_of(muxed)
     if socket is not None:
         await _close_quietly(socket)
     with trio.CancelScope(shield=True, deadline=trio.current_time() + CUT_S), suppress(Exception):
@@ -156,23 +158,6 @@ def _is_negotiating(stream: INetStream) -> bool:
     return protocol is None
 
 
-def _socket_stream(muxed: IMuxedConn) -> ReadWriteCloser | None:
-    """Yamux, Noise and the raw connection each wrap the next; None if there is no TCP at the bottom."""
-    inner: object = muxed
-    for _ in range(8):
-        if isinstance(inner, ReadWriteCloser) and isinstance(getattr(inner, "stream", None), trio.SocketStream):
-            return inner
-        wrapped = (getattr(inner, name, None) for name in ("secured_conn", "conn", "read_writer", "stream"))
-        inner = next((found for found in wrapped if found is not None), None)
-    return None
-
-
 def _source(stream: ReadWriteCloser | None) -> str:
-    """The other end's address, grouped; "" if it has none.  As shipped, the library sees none for IPv6."""
-    socket = getattr(getattr(stream, "stream", None), "socket", None)
-    if socket is None:
-        return ""
-    try:
-        return group(str(socket.getpeername()[0]))
-    except OSError:
-        return ""
+    """The other end's address, grouped; "" if it has none."""
+    return place_of(None if stream is None else stream.get_remote_address())

@@ -8,8 +8,8 @@ from p2pdfl import params
 from p2pdfl.net.rates import PASS_ON, Rate
 
 # What the repaired library holds for one peer (adapter.py); the same for all hosts of a process.
-STREAMS_PER_CONNECTION_MAX = 64
-"""Opened by the other side.  An honest peer has one of gossip and a few of requests."""
+STREAMS_PER_CONNECTION_MAX = 96
+"""Opened by the other side.  An honest peer has one of gossip and a few of requests, and one for each circuit."""
 WINDOW_BYTES_MAX = 4 << 20
 """Of one Yamux stream: unread bytes of it that a peer may make us hold.  200 Mbit/s at a round trip of 160 ms."""
 PROTOCOL_NAME_BYTES_MAX = 1024
@@ -110,7 +110,7 @@ class Limits:
     """The same from an address that is refused: a member may be behind it, and shows only in the handshake."""
 
     # --- what may be open at once ---
-    streams_per_peer_max: int = 64
+    streams_per_peer_max: int = 96
     negotiations_per_peer_max: int = 32
     """Of these, such as have not agreed on a protocol yet."""
     streams_max: int = 2048
@@ -202,6 +202,9 @@ class Limits:
     """One end's; a peer behind a relay has one with each member that cannot reach it otherwise."""
     relay_asks_per_peer_max: int = 4
     """Questions under way, besides circuits."""
+    relay_connects: Rate = Rate(per_s=1, burst=64)
+    """Circuits that one peer opens; each costs who is called a handshake.  After an outage of the relay, one to each
+    that can be reached through it."""
     relay_circuit_s: float = 3600.0
     relay_circuit_bytes_max: int = 1 << 30
     """Both ways together.  After either the two ends connect anew."""
@@ -228,6 +231,8 @@ class Limits:
     """Chunks of blobs whose last attempt did not get to the end."""
     served_blobs_bytes_max: int = 64 << 20
     """Blobs kept in memory because they were asked for last; one longer than this is kept alone."""
+    served_states_bytes_max: int = 1 << 20
+    """Hash states of blobs that were served, 32 bytes for 128 KB: of 4 GB."""
     chunks_per_stream_max: int = 4096
     """Twice the chunks of the longest update."""
 
@@ -265,3 +270,7 @@ class Limits:
 DEFAULT = Limits()
 # Every member of the largest task tested has all the connections it may have, whatever strangers do.
 assert DEFAULT.strangers_max + DEFAULT.handshakes_max + 32 * DEFAULT.connections_per_peer_max < DEFAULT.connections_max
+# Who has all the circuits that it may have still gossips, asks and is asked over the same connection.
+assert DEFAULT.relay_circuits_per_peer_max + DEFAULT.relay_asks_per_peer_max + sum(
+    (DEFAULT.served_streams_per_peer_max, DEFAULT.gossip_streams_per_peer_max, DEFAULT.dht_streams_per_peer_max)
+) <= min(DEFAULT.streams_per_peer_max, STREAMS_PER_CONNECTION_MAX)

@@ -3,8 +3,8 @@
 TCP alone notices a stopped process never and a pulled cable after a quarter of an hour; Yamux as shipped pings every
 30 s and draws no conclusion.  So, a few times a second, for every connection:
 
-1. Whatever arrived at the socket since the last look is a sign of life.  A large transfer needs no pings, and cannot
-   delay one until its peer looks dead.
+1. Whatever arrived since the last look, at the socket or, through a relay, as frames, is a sign of life.  A large
+   transfer needs no pings, and cannot delay one until its peer looks dead.
 2. After ping_s of silence a Yamux ping is sent.  It is a sign of life for the other side, so of two idle peers mostly
    one pings.
 3. After silent_s of silence the connection is closed, without a word: who is stopped does not read one.

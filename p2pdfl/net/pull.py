@@ -104,12 +104,10 @@ def chunk_range(length: int, position: int) -> tuple[int, int]:
 class Served:
     """A blob that is held, with the states between its chunks."""
 
-    def __init__(self, blob: bytes) -> None:
-        """Hashes it all."""
+    def __init__(self, blob: bytes, states: bytes = b"") -> None:
+        """Hashes it all, unless states are given that an earlier one had for it."""
         self.blob = blob
-        self._states = [INITIAL_STATE]
-        for start in range(0, len(blob) - CHUNK_BYTES, CHUNK_BYTES):
-            self._states.append(state_after(self._states[-1], blob[start : start + CHUNK_BYTES]))
+        self.states = states if len(states) == chunk_count(len(blob)) * STATE_BYTES else _states(blob)
 
     def piece(self, position: int) -> Piece:
         """Raises Malformed."""
@@ -117,7 +115,16 @@ class Served:
         if position >= chunk_count(length):
             raise Malformed("no such chunk")
         start, end = chunk_range(length, position)
-        return Piece(length=length, state=self._states[start // CHUNK_BYTES], chunk=self.blob[start:end])
+        first = start // CHUNK_BYTES * STATE_BYTES
+        return Piece(length=length, state=self.states[first : first + STATE_BYTES], chunk=self.blob[start:end])
+
+
+def _states(blob: bytes) -> bytes:
+    """One before each chunk."""
+    states = [INITIAL_STATE]
+    for start in range(0, len(blob) - CHUNK_BYTES, CHUNK_BYTES):
+        states.append(state_after(states[-1], blob[start : start + CHUNK_BYTES]))
+    return b"".join(states)
 
 
 # --- pulling -----------------------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ from itertools import pairwise
 
 import pytest
 import trio
+from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE
 from libp2p.tools.anyio_service import Service
 from multiaddr import Multiaddr
 from trio.testing import MockClock
 
 from p2pdfl.net import Network, adapter
 
-from .loopback import network, peer_of
+from .loopback import assert_works, network, peer_of
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +126,26 @@ async def test_a_write_that_is_cancelled_leaves_the_connection_as_it_was(pair: t
             nursery.cancel_scope.cancel()
         await adapter.reset_quietly(stream)
         assert await one.request(other.peer_id, "/test/echo/1", b"still there", reply_bytes_max=32, timeout_s=5)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_connection_that_cannot_be_written_to_is_still_read(pair: tuple[Network, Network]) -> None:
+    """Else two that send each other much, and open streams meanwhile, wait for each other to read."""
+    one, other = pair
+    [to_other] = adapter.connections_of(one._host, peer_of(other))
+    [to_one] = adapter.connections_of(other._host, peer_of(one))
+    data = bytes(200_000)
+    async with to_one.muxed_conn._write_lock:  # type: ignore[attr-defined]
+        before = adapter.heard_on(to_one)
+        stream = await to_other.muxed_conn.open_stream()
+        await adapter.ping(to_other)
+        await stream.write(data)
+        with trio.fail_after(2):
+            while adapter.heard_on(to_one) < before + len(data):
+                await trio.lowlevel.checkpoint()
+        heard = adapter.heard_on(to_other)
+    with trio.fail_after(2):  # what was owed is sent then
+        while adapter.heard_on(to_other) < heard + 2 * HEADER_SIZE:
+            await trio.lowlevel.checkpoint()
+        await assert_works(one, other)

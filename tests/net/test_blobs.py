@@ -12,8 +12,9 @@ import trio
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 
+from p2pdfl.crypto.sha256_links import STATE_BYTES
 from p2pdfl.net import Limits, Network, adapter
-from p2pdfl.net.blobs import PROTOCOL
+from p2pdfl.net.blobs import PROTOCOL, Shelf
 from p2pdfl.net.pull import CHUNK_BYTES, REQUEST_BYTES, Piece, Served, decode_request, encode_reply
 
 from .loopback import network, networks, stranger
@@ -144,6 +145,41 @@ async def test_what_is_kept_for_serving_is_bounded() -> None:
         for blob in blobs:
             assert await fetch(one, [holder], blob) == blob
         assert len(holder._blobs._shelf._kept) == 2
+
+
+async def test_a_blob_that_made_room_is_read_again_and_not_hashed_again() -> None:
+    """Who asks for a chunk of one long blob and of another in turn costs the reading of them, no more."""
+    one, other = BLOB, BLOB[::-1]
+    shelf = Shelf(holding(one, other), bytes_max=len(one), states_bytes_max=2 * CHUNKS * STATE_BYTES)
+    first = await shelf.get(DIGEST)
+    await shelf.get(sha256(other).digest())
+    again = await shelf.get(DIGEST)
+    assert first is not None
+    assert again is not None
+    assert again is not first, "it was put away"
+    assert again.states is first.states
+    assert [again.piece(position) for position in range(CHUNKS)] == [first.piece(at) for at in range(CHUNKS)]
+
+
+async def test_the_states_of_what_made_room_are_bounded() -> None:
+    blobs = [bytes([number]) * (3 * CHUNK_BYTES) for number in range(10)]
+    shelf = Shelf(holding(*blobs), bytes_max=1, states_bytes_max=6 * STATE_BYTES)
+    for blob in blobs * 2:
+        served = await shelf.get(sha256(blob).digest())
+        assert served is not None
+        assert served.piece(0) == Served(blob).piece(0)
+        assert shelf.states_bytes <= 6 * STATE_BYTES
+
+
+async def test_states_do_not_serve_a_blob_of_another_length() -> None:
+    """A file that was damaged after it was hashed."""
+    held = [BLOB, BLOB[::-1], BLOB[: 2 * CHUNK_BYTES]]
+    shelf = Shelf(lambda digest: held.pop(0), bytes_max=1, states_bytes_max=1 << 20)
+    await shelf.get(DIGEST)
+    await shelf.get(bytes(32))
+    served = await shelf.get(DIGEST)
+    assert served is not None
+    assert served.piece(1) == Served(BLOB[: 2 * CHUNK_BYTES]).piece(1)
 
 
 async def test_who_is_gone_does_not_stop_a_fetch() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
+from libp2p.abc import INetStream
 from libp2p.host.exceptions import StreamFailure
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb import circuit_pb2
@@ -15,9 +17,10 @@ from libp2p.relay.circuit_v2.utils import read_delimited_msg, write_delimited_ms
 
 from p2pdfl.net import Limits, Network, adapter, open_network
 from p2pdfl.net.circuit import HOP, STOP
+from p2pdfl.net.rates import Rate
 from p2pdfl.net.reachability import ask
 
-from .loopback import TOPIC, assert_works, network, networks, peer_of, seed, stranger
+from .loopback import TOPIC, Stranger, assert_works, network, networks, peer_of, seed, stranger
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -140,6 +143,94 @@ async def test_a_lost_relay_is_used_again_when_it_is_back() -> None:
             await other.wait_connected(2)
 
 
+async def call(asking: Stranger, relay: Network, target: Network) -> tuple[INetStream, int]:
+    """The circuit, which stays open, and what the relay answered."""
+    stream = await asking.open(relay, HOP)
+    peer = circuit_pb2.PeerId(id=peer_of(target).to_bytes())
+    await write_delimited_msg(stream, circuit_pb2.HopMessage(type=circuit_pb2.HopMessage.CONNECT, peer=peer))
+    return stream, int((await read_delimited_msg(stream, circuit_pb2.HopMessage)).status)
+
+
+async def test_one_peer_leaves_the_others_their_circuits() -> None:
+    patient = replace(QUICK, handshake_s=60.0)
+    async with (
+        network("relay", relay=True, limits=patient) as relay,
+        hidden("one", relay, limits=patient) as one,
+        stranger("greedy") as greedy,
+        stranger("modest") as modest,
+    ):
+        await until_reserved(relay, one)
+        await greedy.dial(relay)
+        await modest.dial(relay)
+        most = patient.connections_per_peer_max
+        answers = [(await call(greedy, relay, one))[1] for _ in range(most + 2)]
+        assert answers == [Status.OK] * most + [Status.RESOURCE_LIMIT_EXCEEDED] * 2
+        assert (await call(modest, relay, one))[1] == Status.OK
+
+
+async def test_circuits_that_are_opened_and_dropped_have_a_rate() -> None:
+    """Each costs the peer behind the relay a handshake."""
+    limits = replace(QUICK, relay_connects=Rate(per_s=1e-3, burst=2))
+    async with (
+        network("relay", relay=True, limits=limits) as relay,
+        hidden("one", relay) as one,
+        stranger("restless") as restless,
+        stranger("other") as other,
+    ):
+        await until_reserved(relay, one)
+        await restless.dial(relay)
+        await other.dial(relay)
+        answers = []
+        for _ in range(3):
+            stream, answer = await call(restless, relay, one)
+            await adapter.reset_quietly(stream)
+            answers.append(answer)
+        assert answers == [Status.OK, Status.OK, Status.RESOURCE_LIMIT_EXCEEDED]
+        assert (await call(other, relay, one))[1] == Status.OK
+
+
+async def test_a_relay_is_not_blamed_for_circuits_opened_and_dropped_by_many() -> None:
+    """Each below what a peer may open, and together above it."""
+    limits = replace(QUICK, streams=Rate(per_s=1e-3, burst=40))
+    async with (
+        network("relay", relay=True, limits=limits) as relay,
+        hidden("one", relay, limits=limits) as one,
+        AsyncExitStack() as strangers,
+    ):
+        await until_reserved(relay, one)
+        for number in range(5):
+            asking = await strangers.enter_async_context(stranger(f"stranger {number}"))
+            await asking.dial(relay)
+            for _ in range(10):
+                await adapter.reset_quietly((await call(asking, relay, one))[0])
+        assert relay.counters["circuits relayed"] > 10
+        assert not [name for name in one.counters if name.startswith("offence")]
+        await assert_works(relay, one)
+
+
+async def test_a_relay_is_not_blamed_for_many_who_dial_at_once() -> None:
+    limits = replace(QUICK, negotiations_per_peer_max=4)
+    async with (
+        network("relay", relay=True, limits=limits) as relay,
+        hidden("one", relay, limits=limits) as one,
+        AsyncExitStack() as strangers,
+    ):
+        await until_reserved(relay, one)
+        asking = [await strangers.enter_async_context(stranger(f"stranger {number}")) for number in range(4)]
+        answers: list[int] = []
+
+        async def ask_once(one_asking: Stranger) -> None:
+            answers.append((await call(one_asking, relay, one))[1])
+
+        for each in asking:
+            await each.dial(relay)
+        async with trio.open_nursery() as nursery:
+            for each in asking * 3:
+                nursery.start_soon(ask_once, each)
+        assert answers == [Status.OK] * 12
+        assert not [name for name in one.counters if name.startswith("offence")]
+
+
 async def test_who_does_not_relay_says_so() -> None:
     async with network("plain") as plain, stranger() as asking:
         await asking.dial(plain)
@@ -178,10 +269,8 @@ async def test_circuits_are_bounded_in_time_and_bytes(limits: Limits) -> None:
     async with network("relay", relay=True, limits=limits) as relay, hidden("one", relay) as one, stranger() as asking:
         await until_reserved(relay, one)
         await asking.dial(relay)
-        stream = await asking.open(relay, HOP)
-        peer = circuit_pb2.PeerId(id=peer_of(one).to_bytes())
-        await write_delimited_msg(stream, circuit_pb2.HopMessage(type=circuit_pb2.HopMessage.CONNECT, peer=peer))
-        assert (await read_delimited_msg(stream, circuit_pb2.HopMessage)).status == Status.OK
+        stream, answer = await call(asking, relay, one)
+        assert answer == Status.OK
         with trio.fail_after(10):
             if limits.relay_circuit_bytes_max < 1 << 30:
                 await stream.write(bytes(2_001))

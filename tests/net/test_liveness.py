@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
+from libp2p.abc import INetStream
 from multiaddr import Multiaddr
 
 from p2pdfl.net import Limits, Network, adapter
 
+from .hostile.attacker import PING, Attacker, Identity, Tcp
 from .loopback import assert_works, network, networks, peer_of, stranger
 from .processes import PeerProcess, peer_process
+from .test_circuit import call, hidden, until_reserved
 from .test_discovery import free_port
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -114,6 +117,64 @@ async def test_one_ping_serves_both_sides() -> None:
                 await trio.lowlevel.checkpoint()
         # each alone would send one per ping_s
         assert trio.current_time() - begun > 20 * QUICK.ping_s / 2
+
+
+class ThroughRelay(Attacker):
+    def __init__(self, circuit: INetStream, victim: Network, nursery: trio.Nursery) -> None:
+        super().__init__(victim, nursery)
+        self._circuit = circuit
+
+    async def tcp(self) -> Tcp:
+        return Through(self._circuit)
+
+
+class Through(Tcp):
+    def __init__(self, circuit: INetStream) -> None:
+        self._circuit = circuit
+
+    async def send(self, data: bytes) -> None:
+        await self._circuit.write(data)
+
+    async def receive(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            data += await self._circuit.read(count - len(data))
+        return data
+
+
+async def test_whatever_comes_through_a_relay_is_a_sign_of_life_and_an_own_ping_is_none() -> None:
+    """Who sends much through a slow line has pongs wait behind it; and no answer is silence."""
+    patient = Limits(ping_s=100, silent_s=300)
+    async with (
+        network("relay", relay=True) as relay,
+        hidden("one", relay, limits=patient) as one,
+        stranger() as asking,
+        trio.open_nursery() as nursery,
+    ):
+        await until_reserved(relay, one)
+        await asking.dial(relay)
+        circuit, _ = await call(asking, relay, one)
+        name = Identity("other end")
+        with trio.fail_after(10):
+            other = await ThroughRelay(circuit, one, nursery).yamux(name)
+            while not (found := adapter.connections_of(one._host, name.id)):
+                await trio.lowlevel.checkpoint()
+            [connection] = found
+
+            async def heard(before: int) -> int:
+                while (now := adapter.heard_on(connection)) == before:
+                    await trio.lowlevel.checkpoint()
+                return now
+
+            before = adapter.heard_on(connection)
+            await other.send_data(77, b"for no stream, but it came")
+            before = await heard(before)
+            await adapter.ping(connection)
+            while (await other.receive_frame())[0] != PING:
+                pass
+            before = await heard(before)
+        await adapter.ping(connection)
+        assert adapter.heard_on(connection) == before
 
 
 async def test_a_member_that_does_not_follow_the_topic_is_dialled_anew() -> None:

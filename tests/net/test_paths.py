@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 import pytest
 import trio
 
-from p2pdfl.net import Network, open_network
+from p2pdfl.net import Limits, Network, open_network
+from p2pdfl.net.adapter_inbound import place_of
+from p2pdfl.net.reachability import ask
 
 from .loopback import TOPIC, assert_works, network, networks, seed
 from .test_discovery import free_port
@@ -32,6 +35,36 @@ async def test_a_network_on_ipv6_alone() -> None:
     async with networks(3, listen="/ip6/::1/tcp/0") as (one, other, _):
         assert all(address.startswith("/ip6/::1/tcp/") for address in one.addresses)
         await assert_works(one, other)
+
+
+@needs_ipv6
+async def test_where_a_peer_on_ipv6_comes_from_is_known() -> None:
+    """As shipped, of its address nothing is."""
+    async with networks(2, listen="/ip6/::1/tcp/0") as (one, other):
+        assert one.remote_ips(other.peer_id) == other.remote_ips(one.peer_id) == {"::1"}
+        found = await ask(one, [other.peer_id], limits=Limits())
+        assert found.reached == tuple(address.rpartition("/p2p/")[0] for address in one.addresses)
+        assert found.seen_as == ("::1",)
+
+
+@needs_ipv6
+async def test_a_relay_on_ipv6() -> None:
+    """Two that listen nowhere."""
+    async with (
+        network("relay", listen="/ip6/::1/tcp/0", relay=True) as relay,
+        opened("one", [], via=relay.addresses) as one,
+        opened("other", [], via=relay.addresses) as other,
+    ):
+        with trio.fail_after(20):
+            await one.wait_connected(2)
+            await other.wait_connected(2)
+        assert relay.counters["circuits relayed"] >= 1
+
+
+def test_who_has_an_ipv6_network_has_one_place() -> None:
+    """Else its many addresses, each with one connection, would be spared when room is made."""
+    assert place_of(("2001:db8::1", 4001)) == place_of(("2001:db8::2", 4001)) != place_of(("2001:db8:0:1::1", 4001))
+    assert place_of(None) == ""
 
 
 @needs_ipv6
@@ -95,8 +128,8 @@ async def test_who_announces_a_name_is_found_by_others() -> None:
         assert named.peer_id in third.connected()
 
 
-def opened(name: str, listen: list[str]):
-    return open_network(key_seed=seed(name), listen=listen, bootstrap=[], topic=TOPIC)
+def opened(name: str, listen: list[str], via: Sequence[str] = ()):
+    return open_network(key_seed=seed(name), listen=listen, bootstrap=[], topic=TOPIC, via=via)
 
 
 def of_family(peer: Network, family: str) -> str:

@@ -169,7 +169,7 @@ async def pings_without_number(attacker: Attacker) -> None:
 
 
 async def pings_whose_answers_are_not_read(attacker: Attacker) -> None:
-    """Until the victim can write no more; then it falls silent and is closed, which must not wait for a goodbye."""
+    """Until the victim can write no more; it goes on reading, and closes when nobody takes what it writes."""
     yamux = await attacker.yamux()
     await until_refused(yamux.noise.send, bytes.fromhex("000200010000000000000000") * 2_000)
 
