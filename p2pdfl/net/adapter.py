@@ -214,9 +214,9 @@ async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, tim
         if is_connected(host, peer):
             return True
         with trio.move_on_after(timeout_s):
-            if is_circuit(address) and not str(address).endswith(f"/p2p/{peer}"):
-                address = Multiaddr(f"{address}/p2p/{peer}")
             try:
+                if is_circuit(address) and not str(address).endswith(f"/p2p/{peer}"):
+                    address = Multiaddr(f"{address}/p2p/{peer}")
                 await swarm_of(host).dial_addr(address, peer)
             except Exception:  # noqa: BLE001 - whatever a hostile listener makes the handshake raise, it is a failed dial
                 continue

@@ -2,7 +2,8 @@
 
 As shipped: above 1000 peers those without addresses are forgotten first, which is ourselves, with our private key, and
 then whoever was known first; one peer may have any number of addresses, and a signed record of any length; and
-what a third party says about a peer's addresses is added to what that peer signed.
+what a third party says about a peer's addresses is added to what that peer signed; and
+what is named need be no address.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from libp2p.peer.peerstore import PeerRecordState, PeerStore
 from libp2p.pubsub import utils as pubsub_utils
 from multiaddr import Multiaddr
 
+from p2pdfl.net.addresses import is_dialable
 from p2pdfl.net.limits import ADDRESS_BYTES_MAX, ADDRESS_RECORD_BYTES_MAX
+
+SCANNED_PER_KEPT = 4
 
 
 def repair() -> None:
@@ -66,8 +70,10 @@ class BoundedPeerStore(PeerStore):
 
     def _set_addresses(self, peer_id: ID, addresses: list[Multiaddr], ttl: int) -> None:
         data = self.peer_data_map.setdefault(peer_id, PeerData())
-        short = [address for address in addresses if len(address.to_bytes()) <= ADDRESS_BYTES_MAX]
-        data.addrs = short[-self._addresses_max :]
+        # the last ones, and of a list without end not all are looked at
+        last = addresses[: -SCANNED_PER_KEPT * self._addresses_max - 1 : -1]
+        usable = (one for one in last if len(one.to_bytes()) <= ADDRESS_BYTES_MAX and is_dialable(one))
+        data.addrs = list(islice(usable, self._addresses_max))[::-1]
         data.set_ttl(ttl)
         data.update_last_identified()
         self._enforce_peer_limit()

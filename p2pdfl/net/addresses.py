@@ -96,6 +96,22 @@ def relay_of(text: str) -> str | None:
     return relay if circuit else None
 
 
+def is_dialable(address: Multiaddr) -> bool:
+    """Whether it has a form that this project dials.  Of what a peer names as its addresses anything may be true: that
+    they are no multiaddrs (their bytes are not looked at before they become text), that their text says something
+    else, that they are for other transports."""
+    try:
+        protocols = [protocol.name for protocol in address.protocols()]
+        if Multiaddr(str(address)).to_bytes() != address.to_bytes():
+            return False
+    except Exception:  # noqa: BLE001 - multiaddr raises a dozen kinds
+        return False
+    if len(protocols) < 2 or protocols[0] not in (*IP, *NAMED) or protocols[1] != "tcp":
+        return False
+    relayed = ["p2p", "p2p-circuit"]
+    return protocols[2:] in ([], ["p2p"], relayed, [*relayed, "p2p"])
+
+
 def is_wildcard(address: Multiaddr) -> bool:
     return str(address).startswith(("/ip4/0.0.0.0/", "/ip6/::/"))
 

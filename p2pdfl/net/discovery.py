@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 
 import trio
 from libp2p.abc import INetConn
@@ -29,7 +30,7 @@ from multiaddr import Multiaddr
 
 from p2pdfl.net import adapter
 from p2pdfl.net.adapter_dht import DhtGuard
-from p2pdfl.net.limits import Limits
+from p2pdfl.net.limits import PEER_ID_BYTES_MAX, Limits
 from p2pdfl.net.liveness import Liveness
 from p2pdfl.net.pubsub import Gossip
 from p2pdfl.net.remembered import Remembered
@@ -196,6 +197,9 @@ class Discovery:
 
     async def _dial(self, peer: ID, state: _Dialled, slots: trio.CapacityLimiter) -> None:
         async with slots:
+            if peer not in self._wanted():  # it was named by a stranger, and the members are known now
+                state.in_flight = False
+                return
             connected = await self._try_addresses(peer)
         self._counters["dials" if connected else "dials failed"] += 1
         state.in_flight = False
@@ -207,13 +211,16 @@ class Discovery:
         self.wake()
 
     async def _try_addresses(self, peer: ID) -> bool:
-        for address in self._addresses(peer)[: self._limits.addresses_per_peer_max]:
-            if adapter.is_connected(self._host, peer):
-                return True
-            if await adapter.dial(self._host, peer, [address], timeout_s=self._limits.dial_s):
-                if self._is_task_peer(peer):
-                    self._remembered.worked(peer, address)
-                return True
+        """Within dial_s in all if it never answered: ATTACK, a stranger names many peers at many dead addresses."""
+        is_new = peer not in self._bootstrap and not self._remembered.addresses(peer)
+        with trio.move_on_after(self._limits.dial_s if is_new else inf):
+            for address in self._addresses(peer)[: self._limits.addresses_per_peer_max]:
+                if adapter.is_connected(self._host, peer):
+                    return True
+                if await adapter.dial(self._host, peer, [address], timeout_s=self._limits.dial_s):
+                    if self._is_task_peer(peer):
+                        self._remembered.worked(peer, address)
+                    return True
         return adapter.is_connected(self._host, peer)
 
     def _wanted(self) -> list[ID]:
@@ -313,14 +320,25 @@ class Discovery:
     async def meet(self, peer: ID) -> None:
         """Takes note of a peer that connected or was named, once an address of it is known."""
         addresses = adapter.addresses_of(self._host, peer)
-        if peer == self._host.get_id() or not addresses:
+        if peer == self._host.get_id() or not addresses or len(peer.to_bytes()) > PEER_ID_BYTES_MAX:
             return
-        if peer not in self._found and len(self._found) < self._limits.known_peers_max:
+        if peer not in self._found and self._has_room():
             self._found[peer] = None
             self._stranger_met.set()
             self._stranger_met = trio.Event()
         # As shipped, only who asks the DHT something gets into its table, so a bootstrap would name few.
         await self.dht.routing_table.add_peer(PeerInfo(peer, addresses))
+
+    def _has_room(self) -> bool:
+        """ATTACK: a stranger may name any number of peers that are nowhere.  Who was dialled in vain makes room."""
+        if len(self._found) < self._limits.known_peers_max:
+            return True
+        for peer in self._found:
+            state = self._dialled.get(peer)
+            if state is not None and state.failures and not state.in_flight:
+                del self._found[peer], self._dialled[peer]
+                return True
+        return False
 
     async def _keep_meeting(self) -> None:
         while True:

@@ -16,6 +16,8 @@ PROTOCOL_NAME_BYTES_MAX = 1024
 """What go-multistream takes."""
 PROTOCOL_PROPOSALS_MAX = 32
 """In one negotiation, with its greeting."""
+PEER_ID_BYTES_MAX = 64
+"""One of an ed25519 key has 38."""
 ADDRESS_BYTES_MAX = 128
 ADDRESS_RECORD_BYTES_MAX = 1024
 """A peer's signed addresses; one of eight IP addresses has about 350."""

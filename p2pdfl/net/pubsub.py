@@ -45,7 +45,7 @@ from p2pdfl.net.followers import Followers
 from p2pdfl.net.gaps import Gaps
 from p2pdfl.net.guard import Guard
 from p2pdfl.net.inbox import Inbox
-from p2pdfl.net.limits import Limits
+from p2pdfl.net.limits import PEER_ID_BYTES_MAX, Limits
 from p2pdfl.types import Entropy
 
 RELAYS_MAX = 3
@@ -59,7 +59,6 @@ COPIES_AT_ONCE = 16
 """What is read at once holds hundreds of small messages; others get a turn after so many, 2 ms."""
 AUTHORS_REMEMBERED_MAX = 1024
 """Keys and names worked out once; twice as many as members."""
-PEER_ID_BYTES_MAX = 64
 FRAME_READ_BYTES = 64 << 10
 PREFIX_BYTES_MAX = 5
 

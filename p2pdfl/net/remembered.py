@@ -20,6 +20,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pdfl import bounded_json
+from p2pdfl.net.addresses import is_dialable
 
 VERSION = 1
 PEERS_MAX = 128
@@ -157,16 +158,16 @@ def _entry(item: object) -> tuple[ID, _Entry]:
     if not isinstance(seen_s, int) or not 0 <= seen_s < SEEN_S_MAX:
         raise BrokenFile("a time that is none")
     addresses = [_text(address) for address in _list(item.get("addresses"), ADDRESSES_MAX)]
-    try:  # multiaddr raises a dozen kinds
+    try:
         peer = ID.from_base58(_text(peer_id))
         parsed = [Multiaddr(address) for address in addresses]
     except BrokenFile:
         raise
-    except Exception as error:
+    except Exception as error:  # multiaddr raises a dozen kinds
         raise BrokenFile("a peer id or an address that is none") from error
     if not peer.to_bytes():
         raise BrokenFile("a peer id that is none")
-    return peer, _Entry(seen_s, announced=parsed)
+    return peer, _Entry(seen_s, announced=[address for address in parsed if is_dialable(address)])
 
 
 def _list(found: object, count_max: int) -> Sequence[object]:

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
@@ -161,6 +162,61 @@ async def test_an_answer_of_the_dht(reply: bytes) -> None:
         known = victim._host.get_peerstore()
         assert len(known.peer_ids()) <= Limits().known_addresses_max
         assert known.privkey(peer_of(victim))
+
+
+NO_ADDRESSES = {
+    "no multiaddr": b"\xff\xff",
+    "cut short": Multiaddr("/ip4/127.0.0.1/tcp/1").to_bytes()[:-1],
+    "QUIC": Multiaddr("/ip4/127.0.0.1/udp/1/quic-v1").to_bytes(),
+    "a text that does not parse back": b"\x36\x03tcp" + Multiaddr("/tcp/1").to_bytes(),
+    "relays without end": Multiaddr("/ip4/127.0.0.1/tcp/1" + "/p2p-circuit" * 40).to_bytes(),
+}
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES.values(), ids=NO_ADDRESSES.keys())
+async def test_a_peer_named_with_what_is_no_address_is_not_noted(address: bytes) -> None:
+    """As shipped, bytes are kept unlooked at, and whoever makes a text of them to dial them fails."""
+    message = Message(type=Message.FIND_NODE)
+    message.closerPeers.add(id=Identity("named").id.to_bytes()).addrs.append(address)
+
+    async def answer(stream: INetStream) -> None:
+        await adapter.read_some(stream, 1 << 16)
+        await stream.write(encode_varint_prefixed(message.SerializeToString()))
+        await stream.close()
+
+    async with networks(2) as (victim, friend), stranger() as liar:
+        liar.host.set_stream_handler(TProtocol(DHT.decode()), answer)
+        await liar.dial(victim)
+        with trio.fail_after(8):
+            await victim._discovery._ask(liar.id, bytes(32))
+            await assert_works(victim, friend)
+        assert victim._host.get_peerstore().addrs(Identity("named").id) == []
+        assert Identity("named").id not in victim._discovery._found
+
+
+async def test_of_a_peers_addresses_those_are_kept_that_can_be_dialled(victim: Network) -> None:
+    tcp = Multiaddr("/ip4/192.0.2.1/tcp/1")
+    named = [tcp, *(Multiaddr(address) for address in NO_ADDRESSES.values())]
+    known = victim._host.get_peerstore()
+    known.add_addrs(Identity("mixed").id, named, 60)
+    assert known.addrs(Identity("mixed").id) == [tcp]
+
+
+async def test_peers_that_are_nowhere_make_room_for_those_that_are_not() -> None:
+    async with network("victim", limits=Limits(known_peers_max=4)) as victim:
+        closed = [Multiaddr("/ip4/127.0.0.1/tcp/1")]
+        for number in range(20):
+            phantom = Identity(f"phantom {number}").id
+            victim._host.get_peerstore().add_addrs(phantom, closed, 60)
+            await victim._discovery.meet(phantom)
+        victim._discovery.wake()
+        with trio.fail_after(10):
+            while victim.counters["dials failed"] < 4:
+                await trio.testing.wait_all_tasks_blocked()
+        async with network("newcomer", victim.addresses) as newcomer:
+            with trio.fail_after(10):
+                while peer_of(newcomer) not in victim._discovery._found:  # noqa: ASYNC110
+                    await trio.testing.wait_all_tasks_blocked()
 
 
 async def test_a_full_bucket_dials_nobody(victim: Network) -> None:
