@@ -215,7 +215,7 @@ async def test_peers_that_are_nowhere_make_room_for_those_that_are_not() -> None
                 await trio.testing.wait_all_tasks_blocked()
         async with network("newcomer", victim.addresses) as newcomer:
             with trio.fail_after(10):
-                while peer_of(newcomer) not in victim._discovery._found:  # noqa: ASYNC110
+                while peer_of(newcomer) not in victim._discovery._found:
                     await trio.testing.wait_all_tasks_blocked()
 
 
