@@ -142,6 +142,8 @@ async def _write(self: Yamux, kind: int, flags: int, stream_id: int, length: int
 async def _close(self: Yamux, error_code: int = GO_AWAY_NORMAL) -> None:
     if not self.event_shutting_down.is_set():
         self.event_shutting_down.set()
+        header = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_GO_AWAY, 0, 0, error_code)
         with trio.move_on_after(GOODBYE_S), suppress(Exception):
-            await _write(self, TYPE_GO_AWAY, 0, 0, error_code)
+            async with self._write_lock:  # not by _write_frame, which nothing cuts short: after this frame comes none
+                await self.secured_conn.write(header)
     await self._cleanup_on_error()

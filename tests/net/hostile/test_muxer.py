@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
+from contextlib import suppress
+
 import pytest
 import trio
+import trio.testing
 
-from net.loopback import GOSSIP
-from p2pdfl.net import adapter, blobs
+from net.loopback import GOSSIP, network
+from p2pdfl.net import adapter, adapter_frames, blobs
 from p2pdfl.net.limits import STREAMS_PER_CONNECTION_MAX, WINDOW_BYTES_MAX
 
 from .attacker import (
@@ -19,10 +24,13 @@ from .attacker import (
     SYN,
     WINDOW,
     WINDOW_BYTES,
+    YAMUX,
     Attacker,
+    Ended,
     Identity,
     Stream,
     Yamux,
+    hello,
     name_message,
 )
 from .scene import BLOB_DIGEST, LIMITS, TRAITOR, Attack, Scene
@@ -247,6 +255,18 @@ async def connections_that_come_and_go(attacker: Attacker) -> None:
         await yamux.tcp.reset()
 
 
+async def goodbye_as_the_connection_begins(attacker: Attacker) -> None:
+    """As shipped, one that ends while the library adds it stays in its table for ever."""
+    for steps in range(12):  # so that one of them comes while it is added
+        noise = await attacker.noise(Identity(f"stranger {steps}"))
+        await noise.send(hello(YAMUX))
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        with suppress(Ended):
+            await Yamux(noise).send_frame(GO_AWAY, 0, 0, 0)
+        await noise.tcp.until_ended()
+
+
 async def many_connections_of_one_peer(attacker: Attacker) -> None:
     for _ in range(12):
         await attacker.yamux()
@@ -278,9 +298,34 @@ async def gossip_stream_reset_and_opened_again(attacker: Attacker) -> None:
         data_after_the_end,
         windows_of_terabytes,
         connections_that_come_and_go,
+        goodbye_as_the_connection_begins,
         many_connections_of_one_peer,
         gossip_stream_reset_and_opened_again,
     ],
 )
 def test_yamux(scene: Scene, attack: Attack) -> None:
     scene.run(attack)
+
+
+@pytest.mark.parametrize("behind_another", [True, False])
+async def test_a_peer_that_does_not_read_is_not_waited_for_with_a_goodbye(
+    monkeypatch: pytest.MonkeyPatch, behind_another: bool
+) -> None:
+    """The goodbye waits behind another frame, or is the one that finds no room."""
+    monkeypatch.setattr(adapter_frames, "FRAME_S", math.inf)
+    async with network("victim") as victim, trio.open_nursery() as nursery:
+        attacker = Attacker(victim, nursery)
+        await attacker.yamux()
+        with trio.fail_after(5):
+            while not (connections := adapter.connections_of(victim._host)):
+                await trio.lowlevel.checkpoint()
+        [connection] = connections
+        with suppress(BlockingIOError):
+            while True:
+                os.write(adapter._socket_of(connection).stream.socket.fileno(), bytes(1 << 16))
+        if behind_another:
+            nursery.start_soon(adapter.ping, connection)
+            await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(5):
+            await connection.close()
+        await attacker.close()
