@@ -460,6 +460,7 @@ class _CountedStream(TrioTCPStream):
         if not self._unread:
             data = await super().read(SOCKET_READ_BYTES)
             self._counters["bytes_received"] += len(data)
+            self._counters["reads"] += 1
             self.bytes_received += len(data)
             if n is None or len(data) <= n:
                 return data

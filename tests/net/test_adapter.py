@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import trio
 from libp2p.tools.anyio_service import Service
 from multiaddr import Multiaddr
 
-from p2pdfl.net import Network, adapter
+from p2pdfl.net import Limits, Network, adapter
 
-from .loopback import network, peer_of
+from .loopback import assert_works, network, networks, peer_of, seed, stranger
+from .test_remembered import peer
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "LIBP2P_VERSION", "0.8.2")
     with pytest.raises(adapter.UnsupportedLibp2p, match="is installed"):
-        adapter.check_version()
+        adapter.create_host(seed("one"), limits=Limits(), counters=Counter(), announce=[])
 
 
 def test_the_installed_version_is_the_one_the_repairs_are_for() -> None:
@@ -67,6 +69,34 @@ async def test_nobody_is_dialled_for_having_an_address() -> None:
 
 @pytest.mark.net
 @pytest.mark.slow
+async def test_an_address_that_fails_is_dialled_once() -> None:
+    """As shipped four times."""
+    accepted = 0
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        nonlocal accepted
+        accepted += 1
+
+    async with network("one") as one, trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, hang_up, 0, host="127.0.0.1"))
+        address = Multiaddr(f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}")
+        assert not await adapter.dial(one._host, peer(0), [address], timeout_s=5)
+        nursery.cancel_scope.cancel()
+    assert accepted == 1
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_nobody_is_asked_who_he_is(pair: tuple[Network, Network]) -> None:
+    """As shipped everybody at once, and the answer is believed."""
+    await assert_works(*pair)
+    for one in pair:
+        assert not one._host._identify_inflight
+        assert not one._host._identified_peers
+
+
+@pytest.mark.net
+@pytest.mark.slow
 async def test_only_noise_and_yamux_over_tcp_are_on_offer() -> None:
     async with network("one") as one:
         upgrader = adapter.swarm_of(one._host).upgrader
@@ -93,3 +123,30 @@ async def test_a_write_that_is_cancelled_leaves_the_connection_as_it_was(pair: t
             nursery.cancel_scope.cancel()
         await adapter.reset_quietly(stream)
         assert await one.request(other.peer_id, "/test/echo/1", b"still there", reply_bytes_max=32, timeout_s=5)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_message_is_read_at_once(pair: tuple[Network, Network]) -> None:
+    """As shipped in two pieces, the length that Noise gives it and what it is."""
+    one, other = pair
+    before = other.counters["reads"]
+    for number in range(50):
+        await one.publish(b"%d" % number)
+        await other.incoming.receive()
+    assert other.counters["reads"] - before < 50 * 1.5
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_all_connections_close_side_by_side() -> None:
+    """As shipped one after the other, and each waits for itself."""
+    async with networks(3) as peers, stranger() as one, trio.open_nursery() as nursery:
+        for other in peers:
+            assert await one.dial(other)
+        connections = adapter.connections_of(one.host)
+        nursery.start_soon(adapter.close, one.host)
+        while not any(connection.is_closed for connection in connections):
+            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert [connection.is_closed for connection in connections] == [True] * 3
