@@ -27,15 +27,12 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
 from libp2p.host.basic_host import BasicHost
-from libp2p.host.exceptions import StreamFailure
 from libp2p.identity.identify_push import ID_PUSH
 from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import IOException
 from libp2p.io.trio import TrioTCPStream
 from libp2p.kad_dht.common import BUCKET_SIZE
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
@@ -119,8 +116,6 @@ def create_host(
             inbound_stream_protocol_negotiation_timeout=limits.handshake_s,
         ),
         addrs_factory=lambda candidates: announce or candidates,
-        # What strangers claim to see as our address must not be announced as ours.
-        disable_identify_address_discovery=True,
     )
     assert isinstance(host, BasicHost)
     swarm_of(host).retry_config = RetryConfig(max_retries=0)  # discovery has its own backoff
@@ -218,7 +213,7 @@ async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, tim
                 address = Multiaddr(f"{address}/p2p/{peer}")
             try:
                 await swarm_of(host).dial_addr(address, peer)
-            except Exception:  # noqa: BLE001 - whatever a hostile listener makes the handshake raise, it is a failed dial
+            except SwarmException:
                 continue
     return is_connected(host, peer)
 
@@ -308,19 +303,14 @@ async def send_provider_record(dht: KadDHT, peer: ID, key: bytes, *, timeout_s: 
 
 async def open_stream(host: BasicHost, peer: ID, protocol: str) -> INetStream:
     """Raises SwarmException if there is no connection, StreamFailure if the peer does not agree on the protocol."""
-    try:
-        return await host.new_stream(peer, [TProtocol(protocol)])
-    except (SwarmException, StreamFailure):
-        raise
-    except Exception as error:  # as shipped, an answer that is not UTF-8 is one
-        raise StreamFailure("the peer's negotiation makes no sense") from error
+    return await host.new_stream(peer, [TProtocol(protocol)])
 
 
 async def read_some(stream: INetStream, bytes_max: int) -> bytes:
     """b"" at the stream's end, whatever ended it: end, reset or a lost connection."""
     try:
         return await stream.read(bytes_max)
-    except (StreamError, IOException, RawConnError):
+    except StreamError:
         return b""
 
 
@@ -509,27 +499,15 @@ class CountedTCP(TCP):
             self.sockets.add(stream.stream.socket)
             await handler_function(_CountedStream(stream.stream, self._counters))
 
-        return _ExclusiveListener(counted, self.sockets)
+        return _Listener(counted, self.sockets)
 
 
-class _ExclusiveListener(TCPListener):
-    """As shipped (SO_REUSEPORT), a second node on one port starts without an error and steals half the connections."""
-
+class _Listener(TCPListener):
     def __init__(self, handler_function: THandler, sockets: WeakSet[trio.socket.SocketType]) -> None:
         super().__init__(handler_function)
         self._sockets = sockets
 
     async def listen(self, maddr: Multiaddr) -> None:
-        protocol = "ip6" if any(part.name == "ip6" for part in maddr.protocols()) else "ip4"
-        family = socket.AF_INET6 if protocol == "ip6" else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind((str(maddr.value_for_protocol(protocol)), int(str(maddr.value_for_protocol("tcp")))))
-            except OSError as error:
-                raise OpenConnectionError(f"cannot listen on {maddr}: {error}") from error
         await super().listen(maddr)
         self._sockets.update(listener.socket for listener in self.listeners)
 
@@ -553,9 +531,10 @@ class _ExclusiveListener(TCPListener):
 
 
 def _listen_on_one_family() -> None:
-    """An /ip6 address takes IPv6 connections, so that /ip4 and /ip6 may share a port.
+    """An /ip6 address takes IPv6 connections, so that /ip4 and /ip6 may share a port; nobody else may.
 
-    As shipped, /ip6/::/tcp/9000 takes the IPv4 port too, and /ip4/0.0.0.0/tcp/9000 beside it is in use.
+    As shipped, /ip6/::/tcp/9000 takes the IPv4 port too, and /ip4/0.0.0.0/tcp/9000 beside it is in use.  And a second
+    node on one port starts without an error (SO_REUSEPORT, for hole punching) and steals half the connections.
     """
 
     async def open_listeners(host: str | None, port: int) -> list[trio.SocketListener]:
@@ -564,8 +543,6 @@ def _listen_on_one_family() -> None:
         listening = trio.socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # hole punching dials from the port that is listened on
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             await listening.bind((host, port))
