@@ -7,12 +7,14 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from libp2p.tools.anyio_service import Service
 from multiaddr import Multiaddr
 
 from p2pdfl.net import Limits, Network, adapter
 
 from .loopback import assert_works, network, networks, peer_of, seed, stranger
+from .test_discovery import free_port
 from .test_remembered import peer
 
 
@@ -87,6 +89,14 @@ async def test_an_address_that_fails_is_dialled_once() -> None:
 
 @pytest.mark.net
 @pytest.mark.slow
+async def test_all_addresses_are_tried_in_turn() -> None:
+    async with network("one") as one, network("other") as other:
+        addresses = [Multiaddr(f"/ip4/127.0.0.1/tcp/{free_port()}"), Multiaddr(other.addresses[0])]
+        assert await adapter.dial(one._host, peer_of(other), addresses, timeout_s=5)
+
+
+@pytest.mark.net
+@pytest.mark.slow
 async def test_nobody_is_asked_who_he_is(pair: tuple[Network, Network]) -> None:
     """As shipped everybody at once, and the answer is believed."""
     await assert_works(*pair)
@@ -135,6 +145,20 @@ async def test_a_message_is_read_at_once(pair: tuple[Network, Network]) -> None:
         await one.publish(b"%d" % number)
         await other.incoming.receive()
     assert other.counters["reads"] - before < 50 * 1.5
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_connection_that_is_aborted_ends_without_a_word(pair: tuple[Network, Network]) -> None:
+    one, other = pair
+    [connection], [others] = adapter.connections_of(one._host), adapter.connections_of(other._host)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    heard = adapter.heard_on(others)
+    await adapter.abort(connection)
+    with trio.fail_after(5):
+        while not others.is_closed:
+            await trio.lowlevel.checkpoint()
+    assert adapter.heard_on(others) == heard
 
 
 @pytest.mark.net

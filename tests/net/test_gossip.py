@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import combinations
 from typing import Any
 
@@ -18,8 +18,9 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
 from libp2p.utils.varint import encode_varint_prefixed
 
-from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net import Limits, Network, adapter, announcements
 from p2pdfl.net.announcements import SERVED_MAX
+from p2pdfl.net.pubsub import RELAYS_MAX
 
 from .loopback import GOSSIP, TOPIC, Stranger, network, networks, peer_of, seed, stranger
 
@@ -108,6 +109,17 @@ async def test_who_lacks_a_link_asks_once_and_is_sent_the_next_ones_unasked() ->
             with trio.fail_after(10):
                 assert (await unreached.incoming.receive()).data == b"%d" % number
         assert total(peers, "messages_asked_for") == 1
+
+
+async def test_who_hears_an_author_without_a_link_to_it_tells_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the few that it passes the message to; without that rule nobody is told here."""
+    monkeypatch.setattr(announcements, "TOLD_PER_BEAT", 0)
+    message = rpc(b"1")
+    async with network("one") as one, AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(hostile(one, f"other {n}")) for n in range(RELAYS_MAX + 3)]
+        await others[0].send(message)
+        await until(lambda: sum(id_of(message) in other.sent for other in others) == RELAYS_MAX)
+        await until(lambda: sum(id_of(message) in other.told for other in others) == len(others) - 1 - RELAYS_MAX)
 
 
 async def test_a_member_that_was_too_slow_for_the_authors_copy_gets_it_from_another() -> None:

@@ -135,10 +135,11 @@ async def test_what_the_block_raises_comes_out_as_it_is() -> None:
             raise KeyError
 
 
-async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thread() -> None:
+@pytest.mark.parametrize("limits", [Limits(), Limits(close_s=0.0)], ids=["in order", "without time for order"])
+async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thread(limits: Limits) -> None:
     before = open_sockets()
     with trio.CancelScope() as scope:
-        async with networks(3):
+        async with networks(3, limits=limits):
             assert open_sockets() > before
             cancelled_at = time.monotonic()
             scope.cancel()

@@ -11,6 +11,7 @@ import pytest
 import trio
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
+from libp2p.kad_dht.common import BUCKET_SIZE
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.envelope import consume_envelope
 from libp2p.peer.id import ID
@@ -109,7 +110,8 @@ async def test_a_listener_that_is_not_who_was_dialled(victim: Network, play: Pla
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
         address = Multiaddr(f"/ip4/127.0.0.1/tcp/{port}")
-        assert not await adapter.dial(victim._host, Identity("listener").id, [address], timeout_s=1)
+        with trio.fail_after(5):
+            assert not await adapter.dial(victim._host, Identity("listener").id, [address], timeout_s=1)
         assert dialled.is_set()
         nursery.cancel_scope.cancel()
     assert not victim._host.get_connected_peers()
@@ -163,6 +165,22 @@ async def test_an_answer_of_the_dht(reply: bytes) -> None:
         assert known.privkey(peer_of(victim))
 
 
+async def test_an_answer_names_no_more_than_a_bucket_holds() -> None:
+    async def answer(stream: INetStream) -> None:
+        await adapter.read_some(stream, 1 << 16)
+        reply = named(100, signed=False)
+        reply.type = Message.GET_PROVIDERS
+        reply.providerPeers.extend(reply.closerPeers)
+        await stream.write(encode_varint_prefixed(reply.SerializeToString()))
+        await stream.close()
+
+    async with network("victim") as victim, stranger() as liar:
+        liar.host.set_stream_handler(TProtocol(DHT.decode()), answer)
+        await liar.dial(victim)
+        asked = await adapter.ask_for_providers(victim._discovery.dht, liar.id, bytes(32), timeout_s=5)
+        assert [len(peers) for peers in asked] == [BUCKET_SIZE, BUCKET_SIZE]
+
+
 async def test_a_full_bucket_dials_nobody(victim: Network) -> None:
     """As shipped it pings its oldest peer, at the addresses that somebody gave, while a question waits."""
     dialled = trio.Event()
@@ -173,11 +191,12 @@ async def test_a_full_bucket_dials_nobody(victim: Network) -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         address = Multiaddr(f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}")
-        table = victim._discovery.dht.routing_table
-        for number in range(200):
+        [bucket] = victim._discovery.dht.routing_table.buckets
+        for number in range(bucket.bucket_size + 1):
             peer = Identity(f"named {number}").id
             victim._host.get_peerstore().add_addrs(peer, [address], 60)
-            await table.add_peer(PeerInfo(peer, [address]))
+            await bucket.add_peer(PeerInfo(peer, [address]))
+        assert bucket.size() == bucket.bucket_size
         assert not dialled.is_set()
         nursery.cancel_scope.cancel()
 

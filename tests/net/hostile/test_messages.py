@@ -164,6 +164,16 @@ async def test_a_negotiation_that_makes_no_sense(acquainted: tuple[Network, Netw
     await assert_works(victim, friend)
 
 
+async def test_what_others_do_wrong_is_not_logged(
+    acquainted: tuple[Network, Network, Stranger], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As shipped, that a peer does not agree on a protocol is an error of ten lines."""
+    victim, _, attacker = acquainted
+    with pytest.raises(Refused):
+        await victim.request(attacker.id.to_base58().encode(), "/test/1", b"", reply_bytes_max=0, timeout_s=2)
+    assert not caplog.records
+
+
 async def test_more_gossip_streams_than_one_peer_needs(acquainted: tuple[Network, Network, Stranger]) -> None:
     victim, friend, attacker = acquainted
     held = [await attacker.open(victim, GOSSIP) for _ in range(Limits().gossip_streams_per_peer_max)]
