@@ -21,7 +21,7 @@ from multiaddr import Multiaddr
 
 from net.loopback import assert_works, network, networks, peer_of, stranger
 from p2pdfl.net import Limits, Network, adapter
-from p2pdfl.net.limits import DHT_PROVIDED_KEYS_MAX
+from p2pdfl.net.limits import DHT_MESSAGE_BYTES_MAX, DHT_PROVIDED_KEYS_MAX
 
 from .attacker import MULTISTREAM, NOISE, Ended, Identity, Noise, Tcp, hello, name_message, receive_name
 from .test_protocols import DHT, addresses, record
@@ -179,6 +179,25 @@ async def test_an_answer_names_no_more_than_a_bucket_holds() -> None:
         await liar.dial(victim)
         asked = await adapter.ask_for_providers(victim._discovery.dht, liar.id, bytes(32), timeout_s=5)
         assert [len(peers) for peers in asked] == [BUCKET_SIZE, BUCKET_SIZE]
+
+
+async def test_an_answer_that_is_too_long_is_not_heard() -> None:
+    """As shipped 4 MB are."""
+    reply = named(1000, signed=False)
+    assert DHT_MESSAGE_BYTES_MAX < reply.ByteSize() < 2 * DHT_MESSAGE_BYTES_MAX
+
+    async def answer(stream: INetStream) -> None:
+        await adapter.read_some(stream, 1 << 16)
+        await stream.write(encode_varint_prefixed(reply.SerializeToString()))
+        await stream.close()
+
+    async with network("victim") as victim, stranger() as liar:
+        liar.host.set_stream_handler(TProtocol(DHT.decode()), answer)
+        await liar.dial(victim)
+        await victim._discovery._ask(liar.id, bytes(32))
+        assert not {Identity(f"named {number}").id for number in range(1000)} & set(victim._discovery._found)
+        asked = await adapter.ask_for_providers(victim._discovery.dht, liar.id, bytes(32), timeout_s=5)
+        assert asked == ([], [])
 
 
 async def test_a_full_bucket_dials_nobody(victim: Network) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
 from contextlib import suppress
 
 import pytest
 import trio
-import trio.testing
 
-from net.loopback import GOSSIP, network
-from p2pdfl.net import adapter, adapter_frames, blobs
+from net.loopback import GOSSIP
+from p2pdfl.net import adapter, blobs
 from p2pdfl.net.limits import STREAMS_PER_CONNECTION_MAX, WINDOW_BYTES_MAX
 
 from .attacker import (
@@ -305,27 +302,3 @@ async def gossip_stream_reset_and_opened_again(attacker: Attacker) -> None:
 )
 def test_yamux(scene: Scene, attack: Attack) -> None:
     scene.run(attack)
-
-
-@pytest.mark.parametrize("behind_another", [True, False])
-async def test_a_peer_that_does_not_read_is_not_waited_for_with_a_goodbye(
-    monkeypatch: pytest.MonkeyPatch, behind_another: bool
-) -> None:
-    """The goodbye waits behind another frame, or is the one that finds no room."""
-    monkeypatch.setattr(adapter_frames, "FRAME_S", math.inf)
-    async with network("victim") as victim, trio.open_nursery() as nursery:
-        attacker = Attacker(victim, nursery)
-        await attacker.yamux()
-        with trio.fail_after(5):
-            while not (connections := adapter.connections_of(victim._host)):
-                await trio.lowlevel.checkpoint()
-        [connection] = connections
-        with suppress(BlockingIOError):
-            while True:
-                os.write(adapter._socket_of(connection).stream.socket.fileno(), bytes(1 << 16))
-        if behind_another:
-            nursery.start_soon(adapter.ping, connection)
-            await trio.testing.wait_all_tasks_blocked()
-        with trio.fail_after(5):
-            await connection.close()
-        await attacker.close()

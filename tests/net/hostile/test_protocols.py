@@ -170,6 +170,16 @@ async def questions_that_are_not_asked(attacker: Attacker) -> None:
     assert (await answer(stream)).type == Message.FIND_NODE
 
 
+async def question_that_will_be_too_long(attacker: Attacker) -> None:
+    """It is not waited for."""
+    yamux = await attacker.yamux()
+    stream = await yamux.open(DHT)
+    waited_for = attacker.victim.counters["refused: DHT stream too slow"]
+    await stream.send(encode_uvarint(DHT_MESSAGE_BYTES_MAX + 1))
+    await ends(stream)
+    assert attacker.victim.counters["refused: DHT stream too slow"] == waited_for
+
+
 async def question_that_trickles(attacker: Attacker) -> None:
     yamux = await attacker.yamux()
     stream = await yamux.open(DHT)
@@ -224,6 +234,7 @@ async def values_and_providers_without_number(attacker: Attacker) -> None:
     "attack",
     [
         questions_that_are_not_asked,
+        question_that_will_be_too_long,
         question_that_trickles,
         more_dht_streams_than_one_peer_needs,
         questions_without_number,
