@@ -7,6 +7,7 @@ import time
 
 import pytest
 import trio
+import trio.testing
 
 from p2pdfl.net import Incoming, Limits, Network
 
@@ -136,7 +137,9 @@ async def test_what_the_block_raises_comes_out_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(close_s=0.0)], ids=["in order", "without time for order"])
-async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thread(limits: Limits) -> None:
+async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thread(
+    limits: Limits, caplog: pytest.LogCaptureFixture
+) -> None:
     before = open_sockets()
     with trio.CancelScope() as scope:
         async with networks(3, limits=limits):
@@ -145,6 +148,8 @@ async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thr
             scope.cancel()
     assert time.monotonic() - cancelled_at < 3 * 1.0
     assert open_sockets() == before
+    await trio.testing.wait_all_tasks_blocked()
+    assert not caplog.records
 
 
 def port_of(peer: Network) -> str:

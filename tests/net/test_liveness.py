@@ -86,24 +86,26 @@ async def test_a_goodbye_to_a_peer_that_does_not_read_is_not_waited_for(
         assert await adapter.dial(one.host, ID.from_base58(address.value_for_protocol("p2p")), [address], timeout_s=5)
         [connection] = adapter.connections_of(one.host)
         there.stop()
-        await fill(adapter._socket_of(connection).stream.socket)
-        if behind_another:
-            nursery.start_soon(adapter.ping, connection)
-            await trio.testing.wait_all_tasks_blocked()
-        with trio.fail_after(5):
-            await connection.close()
-        there.go_on()
+        try:
+            await fill(adapter._socket_of(connection).stream.socket)
+            if behind_another:
+                nursery.start_soon(adapter.ping, connection)
+                await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(5):
+                await connection.close()
+        finally:
+            there.go_on()
 
 
 async def fill(socket: trio.socket.SocketType) -> None:
-    """To the last byte, also after the system has made what room it can."""
+    """To the last byte, also after the system has made what room it can, for which it takes its time."""
     written = 1
     while written:
         written = 0
         with suppress(BlockingIOError):
             while True:
-                written += os.write(socket.fileno(), bytes(1 << 16))
-        await trio.testing.wait_all_tasks_blocked(0.05)
+                written += os.write(socket.fileno(), bytes(1 << 12))
+        await trio.testing.wait_all_tasks_blocked(0.5)
 
 
 async def test_a_killed_peer_is_noticed_and_its_successor_found() -> None:
