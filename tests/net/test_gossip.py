@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
@@ -161,6 +162,24 @@ async def test_a_peer_that_does_not_answer_at_first_is_asked_again() -> None:
         busy.host.set_stream_handler(TProtocol(GOSSIP), note)
         with trio.fail_after(15):
             await opened.wait()
+
+
+async def test_two_connections_at_once_have_one_gossip_stream() -> None:
+    """As shipped two, of which one is forgotten and stays open."""
+    opened: list[INetStream] = []
+
+    async def note(stream: INetStream) -> None:
+        opened.append(stream)
+        await trio.sleep_forever()
+
+    async with network("victim") as victim, stranger() as one:
+        one.host.set_stream_handler(TProtocol(GOSSIP), note)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(adapter.swarm_of(one.host).dial_addr, victim._host.get_addrs()[0], peer_of(victim))
+        await until(lambda: len(adapter.connections_of(victim._host)) == 2 and len(opened) > 0)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(opened) == 1
 
 
 async def test_messages_that_wait_for_one_peer_are_written_together() -> None:

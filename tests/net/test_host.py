@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
@@ -140,10 +141,11 @@ async def test_what_the_block_raises_comes_out_as_it_is() -> None:
 async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thread(
     limits: Limits, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = open_sockets()
+    before, threads_before = open_sockets(), threads()
     with trio.CancelScope() as scope:
         async with networks(3, limits=limits):
             assert open_sockets() > before
+            assert threads() == threads_before
             cancelled_at = time.monotonic()
             scope.cancel()
     assert time.monotonic() - cancelled_at < 3 * 1.0
@@ -154,6 +156,11 @@ async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thr
 
 def port_of(peer: Network) -> str:
     return peer.addresses[0].split("/")[4]
+
+
+def threads() -> int:
+    """Without those that trio keeps at hand."""
+    return sum(not thread.name.startswith("Trio") for thread in threading.enumerate())
 
 
 def open_sockets() -> int:

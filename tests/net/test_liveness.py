@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import trio.testing
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import Limits, Network, adapter, adapter_frames
+from p2pdfl.net import Limits, Network, adapter
 
 from .loopback import assert_works, network, networks, peer_of, stranger
 from .processes import PeerProcess, peer_process
@@ -76,11 +75,8 @@ async def test_a_stopped_peer_is_noticed_while_much_is_being_sent_to_it(scene: t
 
 
 @pytest.mark.parametrize("behind_another", [True, False])
-async def test_a_goodbye_to_a_peer_that_does_not_read_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, behind_another: bool
-) -> None:
+async def test_a_goodbye_to_a_peer_that_does_not_read_is_not_waited_for(behind_another: bool) -> None:
     """It waits behind another frame, or is the one that finds no room.  As shipped, for ever."""
-    monkeypatch.setattr(adapter_frames, "FRAME_S", math.inf)
     async with peer_process("there") as there, stranger() as one, trio.open_nursery() as nursery:
         address = Multiaddr(there.addresses[0])
         assert await adapter.dial(one.host, ID.from_base58(address.value_for_protocol("p2p")), [address], timeout_s=5)

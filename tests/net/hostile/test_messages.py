@@ -184,6 +184,19 @@ async def test_more_gossip_streams_than_one_peer_needs(acquainted: tuple[Network
     await assert_works(victim, friend)
 
 
+async def test_more_subscriptions_than_one_message_may_have_are_none(
+    acquainted: tuple[Network, Network, Stranger],
+) -> None:
+    victim, _, attacker = acquainted
+    subscribe = rpc_pb2.RPC.SubOpts(subscribe=True, topicid=TOPIC)
+    rpc = rpc_pb2.RPC(subscriptions=[subscribe] * 65, publish=[message()])
+    stream = await attacker.open(victim, GOSSIP)
+    await stream.write(encode_varint_prefixed(rpc.SerializeToString()))
+    with trio.fail_after(5):
+        await victim.incoming.receive()
+    assert attacker.id not in victim._gossip.peer_topics[TOPIC]
+
+
 async def test_control_messages_about_topics_that_are_not_ours_leave_no_trace(
     acquainted: tuple[Network, Network, Stranger],
 ) -> None:
