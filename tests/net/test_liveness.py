@@ -15,7 +15,7 @@ import trio.testing
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net import Limits, Network, adapter, adapter_frames
 
 from .loopback import assert_works, network, networks, peer_of, stranger
 from .processes import PeerProcess, peer_process
@@ -89,6 +89,24 @@ async def test_a_goodbye_to_a_peer_that_does_not_read_is_not_waited_for(behind_a
                 await trio.testing.wait_all_tasks_blocked()
             with trio.fail_after(5):
                 await connection.close()
+        finally:
+            there.go_on()
+
+
+async def test_who_takes_no_byte_off_the_wire_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_frames, "FRAME_S", 0.1)
+    async with peer_process("there") as there, stranger() as one:
+        address = Multiaddr(there.addresses[0])
+        assert await adapter.dial(one.host, ID.from_base58(address.value_for_protocol("p2p")), [address], timeout_s=5)
+        [connection] = adapter.connections_of(one.host)
+        there.stop()
+        try:
+            await fill(adapter._socket_of(connection).stream.socket)
+            with trio.move_on_after(5):
+                await adapter.ping(connection)
+                while not connection.is_closed:
+                    await trio.lowlevel.checkpoint()
+            assert connection.is_closed
         finally:
             there.go_on()
 

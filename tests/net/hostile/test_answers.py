@@ -16,6 +16,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.envelope import consume_envelope
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
+from libp2p.peer.peerstore import create_signed_peer_record
 from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 from multiaddr import Multiaddr
 
@@ -196,6 +197,7 @@ async def test_an_answer_that_is_too_long_is_not_heard() -> None:
         await liar.dial(victim)
         await victim._discovery._ask(liar.id, bytes(32))
         assert not {Identity(f"named {number}").id for number in range(1000)} & set(victim._discovery._found)
+        reply.type = Message.GET_PROVIDERS
         asked = await adapter.ask_for_providers(victim._discovery.dht, liar.id, bytes(32), timeout_s=5)
         assert asked == ([], [])
 
@@ -252,6 +254,21 @@ async def test_hearsay_does_not_displace_what_a_peer_signed(victim: Network) -> 
     assert known.consume_peer_record(envelope, 60)
     known.add_addrs(Identity("member").id, addresses(100)[50:], 60)
     assert set(known.addrs(Identity("member").id)) == set(addresses(2))
+
+
+async def test_nobody_signs_for_another(victim: Network) -> None:
+    forged = create_signed_peer_record(Identity("member").id, addresses(2), Identity("another").key_pair.private_key)
+    known = victim._host.get_peerstore()
+    assert not known.consume_peer_record(forged, 60)
+    assert Identity("member").id not in known.peer_ids()
+
+
+async def test_an_older_record_does_not_displace_a_newer_one(victim: Network) -> None:
+    known = victim._host.get_peerstore()
+    (older, _), (newer, _) = (consume_envelope(record("member", n), "libp2p-peer-record") for n in (1, 2))
+    assert known.consume_peer_record(newer, 60)
+    assert not known.consume_peer_record(older, 60)
+    assert known.addrs(Identity("member").id) == addresses(2)
 
 
 async def test_nobody_has_more_addresses_than_are_dialled(victim: Network) -> None:
