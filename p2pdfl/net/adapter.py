@@ -30,14 +30,10 @@ from libp2p.crypto.serialization import key_type_to_public_key_deserializer
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
-from libp2p.host.exceptions import StreamFailure
 from libp2p.identity.identify_push import ID_PUSH
-from libp2p.io.exceptions import IOException
 from libp2p.kad_dht.common import BUCKET_SIZE
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.network.connection.exceptions import RawConnError
-from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -119,8 +115,6 @@ def create_host(
             inbound_stream_protocol_negotiation_timeout=limits.handshake_s,
         ),
         addrs_factory=lambda candidates: announce or candidates,
-        # What strangers claim to see as our address must not be announced as ours.
-        disable_identify_address_discovery=True,
     )
     assert isinstance(host, BasicHost)
     swarm_of(host).retry_config = RetryConfig(max_retries=0)  # discovery has its own backoff
@@ -218,7 +212,7 @@ async def dial(host: BasicHost, peer: ID, addresses: Sequence[Multiaddr], *, tim
                 if is_circuit(address) and not str(address).endswith(f"/p2p/{peer}"):
                     address = Multiaddr(f"{address}/p2p/{peer}")
                 await swarm_of(host).dial_addr(address, peer)
-            except Exception:  # noqa: BLE001 - whatever a hostile listener makes the handshake raise, it is a failed dial
+            except Exception:  # noqa: BLE001 - whatever a hostile address or listener makes it raise, it is a failed dial
                 continue
     return is_connected(host, peer)
 
@@ -308,19 +302,14 @@ async def send_provider_record(dht: KadDHT, peer: ID, key: bytes, *, timeout_s: 
 
 async def open_stream(host: BasicHost, peer: ID, protocol: str) -> INetStream:
     """Raises SwarmException if there is no connection, StreamFailure if the peer does not agree on the protocol."""
-    try:
-        return await host.new_stream(peer, [TProtocol(protocol)])
-    except (SwarmException, StreamFailure):
-        raise
-    except Exception as error:  # as shipped, an answer that is not UTF-8 is one
-        raise StreamFailure("the peer's negotiation makes no sense") from error
+    return await host.new_stream(peer, [TProtocol(protocol)])
 
 
 async def read_some(stream: INetStream, bytes_max: int) -> bytes:
     """b"" at the stream's end, whatever ended it: end, reset or a lost connection."""
     try:
         return await stream.read(bytes_max)
-    except (StreamError, IOException, RawConnError):
+    except StreamError:
         return b""
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 import trio
 from libp2p.abc import INetStream
 from libp2p.host.basic_host import BasicHost
-from libp2p.kad_dht import kad_dht, peer_routing, provider_store, value_store
+from libp2p.kad_dht import kad_dht, peer_routing, provider_store
 from libp2p.kad_dht.common import PROTOCOL_ID
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.kad_dht.provider_store import ProviderStore
@@ -30,7 +30,7 @@ from p2pdfl.net.limits import (
 
 
 def repair() -> None:
-    for module in (kad_dht, peer_routing, provider_store, value_store):
+    for module in (kad_dht, peer_routing, provider_store):
         module.MAX_DHT_MESSAGE_SIZE = DHT_MESSAGE_BYTES_MAX  # type: ignore[attr-defined]
     KBucket._ping_peer = _is_connected  # type: ignore[method-assign]
     ValueStore.put_record = _keep_nothing  # type: ignore[method-assign]

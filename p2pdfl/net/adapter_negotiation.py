@@ -27,8 +27,8 @@ async def _read(self: MultiselectCommunicator) -> str:
         raise MultiselectCommunicatorError("too many protocols proposed")
     try:
         length = await decode_uvarint_from_stream(self.read_writer)
-        if not 0 < length <= PROTOCOL_NAME_BYTES_MAX:
-            raise MultiselectCommunicatorError("a protocol's name is empty or too long")
+        if length > PROTOCOL_NAME_BYTES_MAX:
+            raise MultiselectCommunicatorError("a protocol's name is too long")
         name = await read_exactly(self.read_writer, length)
         if not name.endswith(b"\n"):
             raise MultiselectCommunicatorError("a protocol's name has no end")

@@ -71,6 +71,7 @@ class CountedStream(TrioTCPStream):
         if not self._unread:
             data = await super().read(SOCKET_READ_BYTES)
             self._counters["bytes_received"] += len(data)
+            self._counters["reads"] += 1
             self.bytes_received += len(data)
             if n is None or len(data) <= n:
                 return data
@@ -119,27 +120,15 @@ class CountedTCP(TCP):
             self.sockets.add(stream.stream.socket)
             await handler_function(CountedStream(stream.stream, self._counters))
 
-        return _ExclusiveListener(counted, self.sockets)
+        return _Listener(counted, self.sockets)
 
 
-class _ExclusiveListener(TCPListener):
-    """As shipped (SO_REUSEPORT), a second node on one port starts without an error and steals half the connections."""
-
+class _Listener(TCPListener):
     def __init__(self, handler_function: THandler, sockets: WeakSet[trio.socket.SocketType]) -> None:
         super().__init__(handler_function)
         self._sockets = sockets
 
     async def listen(self, maddr: Multiaddr) -> None:
-        protocol = "ip6" if any(part.name == "ip6" for part in maddr.protocols()) else "ip4"
-        family = socket.AF_INET6 if protocol == "ip6" else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind((str(maddr.value_for_protocol(protocol)), int(str(maddr.value_for_protocol("tcp")))))
-            except OSError as error:
-                raise OpenConnectionError(f"cannot listen on {maddr}: {error}") from error
         await super().listen(maddr)
         self._sockets.update(listener.socket for listener in self.listeners)
 
@@ -163,9 +152,10 @@ class _ExclusiveListener(TCPListener):
 
 
 def _listen_on_one_family() -> None:
-    """An /ip6 address takes IPv6 connections, so that /ip4 and /ip6 may share a port.
+    """An /ip6 address takes IPv6 connections, so that /ip4 and /ip6 may share a port; nobody else may.
 
-    As shipped, /ip6/::/tcp/9000 takes the IPv4 port too, and /ip4/0.0.0.0/tcp/9000 beside it is in use.
+    As shipped, /ip6/::/tcp/9000 takes the IPv4 port too, and /ip4/0.0.0.0/tcp/9000 beside it is in use.  And a second
+    node on one port starts without an error (SO_REUSEPORT, for hole punching) and steals half the connections.
     """
 
     async def open_listeners(host: str | None, port: int) -> list[trio.SocketListener]:
@@ -174,8 +164,6 @@ def _listen_on_one_family() -> None:
         listening = trio.socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # hole punching dials from the port that is listened on
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             await listening.bind((host, port))

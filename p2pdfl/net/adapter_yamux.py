@@ -193,6 +193,8 @@ def _header(kind: int, flags: int, stream_id: int, length: int) -> bytes:
 async def _close(self: Yamux, error_code: int = GO_AWAY_NORMAL) -> None:
     if not self.event_shutting_down.is_set():
         self.event_shutting_down.set()
+        header = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_GO_AWAY, 0, 0, error_code)
         with trio.move_on_after(GOODBYE_S), suppress(Exception):
-            await self._write_frame(_header(TYPE_GO_AWAY, 0, 0, error_code))
+            async with self._write_lock:  # not by _write_frame, which nothing cuts short: after this frame comes none
+                await self.secured_conn.write(header)
     await self._cleanup_on_error()

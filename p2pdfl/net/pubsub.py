@@ -27,7 +27,6 @@ import trio
 from google.protobuf.message import DecodeError
 from libp2p.abc import IMuxedConn, INetStream
 from libp2p.crypto.keys import PublicKey
-from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
@@ -503,9 +502,6 @@ class Mesh(GossipSub):
             eclipse_protection_enabled=False,
         )
         self._topic = topic
-
-    def get_protocols(self) -> list[TProtocol]:
-        return [PROTOCOL_ID_V11]
 
     def remove_peer(self, peer_id: ID) -> None:
         super().remove_peer(peer_id)

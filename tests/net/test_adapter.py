@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import trio
+import trio.testing
 from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE
 from libp2p.tools.anyio_service import Service
 from multiaddr import Multiaddr
 from trio.testing import MockClock
 
-from p2pdfl.net import Network, adapter
+from p2pdfl.net import Limits, Network, adapter
 
-from .loopback import assert_works, network, peer_of
+from .loopback import assert_works, network, networks, peer_of, seed, stranger
+from .test_discovery import free_port
+from .test_remembered import peer
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "LIBP2P_VERSION", "0.8.2")
     with pytest.raises(adapter.UnsupportedLibp2p, match="is installed"):
-        adapter.check_version()
+        adapter.create_host(seed("one"), limits=Limits(), counters=Counter(), announce=[])
 
 
 def test_the_installed_version_is_the_one_the_repairs_are_for() -> None:
@@ -100,6 +104,42 @@ async def test_nobody_is_dialled_for_having_an_address() -> None:
 
 @pytest.mark.net
 @pytest.mark.slow
+async def test_an_address_that_fails_is_dialled_once() -> None:
+    """As shipped four times."""
+    accepted = 0
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        nonlocal accepted
+        accepted += 1
+
+    async with network("one") as one, trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, hang_up, 0, host="127.0.0.1"))
+        address = Multiaddr(f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}")
+        assert not await adapter.dial(one._host, peer(0), [address], timeout_s=5)
+        nursery.cancel_scope.cancel()
+    assert accepted == 1
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_all_addresses_are_tried_in_turn() -> None:
+    async with network("one") as one, network("other") as other:
+        addresses = [Multiaddr(f"/ip4/127.0.0.1/tcp/{free_port()}"), Multiaddr(other.addresses[0])]
+        assert await adapter.dial(one._host, peer_of(other), addresses, timeout_s=5)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_nobody_is_asked_who_he_is(pair: tuple[Network, Network]) -> None:
+    """As shipped everybody at once, and the answer is believed."""
+    await assert_works(*pair)
+    for one in pair:
+        assert not one._host._identify_inflight
+        assert not one._host._identified_peers
+
+
+@pytest.mark.net
+@pytest.mark.slow
 async def test_only_noise_and_yamux_over_tcp_are_on_offer() -> None:
     async with network("one") as one:
         upgrader = adapter.swarm_of(one._host).upgrader
@@ -149,3 +189,44 @@ async def test_a_connection_that_cannot_be_written_to_is_still_read(pair: tuple[
         while adapter.heard_on(to_other) < heard + 2 * HEADER_SIZE:
             await trio.lowlevel.checkpoint()
         await assert_works(one, other)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_message_is_read_at_once(pair: tuple[Network, Network]) -> None:
+    """As shipped in two pieces, the length that Noise gives it and what it is."""
+    one, other = pair
+    before = other.counters["reads"]
+    for number in range(50):
+        await one.publish(b"%d" % number)
+        await other.incoming.receive()
+    assert other.counters["reads"] - before < 50 * 1.5
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_connection_that_is_aborted_ends_without_a_word(pair: tuple[Network, Network]) -> None:
+    one, other = pair
+    [connection], [others] = adapter.connections_of(one._host), adapter.connections_of(other._host)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    heard = adapter.heard_on(others)
+    await adapter.abort(connection)
+    with trio.fail_after(5):
+        while not others.is_closed:
+            await trio.lowlevel.checkpoint()
+    assert adapter.heard_on(others) == heard
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_all_connections_close_side_by_side() -> None:
+    """As shipped one after the other, and each waits for itself."""
+    async with networks(3) as peers, stranger() as one, trio.open_nursery() as nursery:
+        for other in peers:
+            assert await one.dial(other)
+        connections = adapter.connections_of(one.host)
+        nursery.start_soon(adapter.close, one.host)
+        while not any(connection.is_closed for connection in connections):
+            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert [connection.is_closed for connection in connections] == [True] * 3

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import combinations
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
@@ -18,8 +19,9 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
 from libp2p.utils.varint import encode_varint_prefixed
 
-from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net import Limits, Network, adapter, announcements
 from p2pdfl.net.announcements import SERVED_MAX
+from p2pdfl.net.pubsub import RELAYS_MAX
 from p2pdfl.net.rates import Rate
 
 from .loopback import GOSSIP, TOPIC, Stranger, network, networks, peer_of, seed, stranger
@@ -111,6 +113,17 @@ async def test_who_lacks_a_link_asks_once_and_is_sent_the_next_ones_unasked() ->
         assert total(peers, "messages_asked_for") == 1
 
 
+async def test_who_hears_an_author_without_a_link_to_it_tells_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the few that it passes the message to; without that rule nobody is told here."""
+    monkeypatch.setattr(announcements, "TOLD_PER_BEAT", 0)
+    message = rpc(b"1")
+    async with network("one") as one, AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(hostile(one, f"other {n}")) for n in range(RELAYS_MAX + 3)]
+        await others[0].send(message)
+        await until(lambda: sum(id_of(message) in other.sent for other in others) == RELAYS_MAX)
+        await until(lambda: sum(id_of(message) in other.told for other in others) == len(others) - 1 - RELAYS_MAX)
+
+
 async def test_a_member_that_was_too_slow_for_the_authors_copy_gets_it_from_another() -> None:
     """The author's queue to it is full, as behind a slow link."""
     async with networks(3, limits=Limits(late_s=0.1)) as (author, other, slow):
@@ -150,6 +163,24 @@ async def test_a_peer_that_does_not_answer_at_first_is_asked_again() -> None:
         busy.host.set_stream_handler(TProtocol(GOSSIP), note)
         with trio.fail_after(15):
             await opened.wait()
+
+
+async def test_two_connections_at_once_have_one_gossip_stream() -> None:
+    """As shipped two, of which one is forgotten and stays open."""
+    opened: list[INetStream] = []
+
+    async def note(stream: INetStream) -> None:
+        opened.append(stream)
+        await trio.sleep_forever()
+
+    async with network("victim") as victim, stranger() as one:
+        one.host.set_stream_handler(TProtocol(GOSSIP), note)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(adapter.swarm_of(one.host).dial_addr, victim._host.get_addrs()[0], peer_of(victim))
+        await until(lambda: len(adapter.connections_of(victim._host)) == 2 and len(opened) > 0)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(opened) == 1
 
 
 async def test_messages_that_wait_for_one_peer_are_written_together() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
 import trio
+import trio.testing
 
 from p2pdfl.net import Incoming, Limits, Network
 
@@ -135,19 +137,30 @@ async def test_what_the_block_raises_comes_out_as_it_is() -> None:
             raise KeyError
 
 
-async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thread() -> None:
-    before = open_sockets()
+@pytest.mark.parametrize("limits", [Limits(), Limits(close_s=0.0)], ids=["in order", "without time for order"])
+async def test_cancelling_closes_within_a_second_and_leaves_no_socket_and_no_thread(
+    limits: Limits, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, threads_before = open_sockets(), threads()
     with trio.CancelScope() as scope:
-        async with networks(3):
+        async with networks(3, limits=limits):
             assert open_sockets() > before
+            assert threads() == threads_before
             cancelled_at = time.monotonic()
             scope.cancel()
     assert time.monotonic() - cancelled_at < 3 * 1.0
     assert open_sockets() == before
+    await trio.testing.wait_all_tasks_blocked()
+    assert not caplog.records
 
 
 def port_of(peer: Network) -> str:
     return peer.addresses[0].split("/")[4]
+
+
+def threads() -> int:
+    """Without those that trio keeps at hand."""
+    return sum(not thread.name.startswith("Trio") for thread in threading.enumerate())
 
 
 def open_sockets() -> int:

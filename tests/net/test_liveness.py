@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 from libp2p.abc import INetStream
+from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net import Limits, Network, adapter, adapter_frames
 
 from .hostile.attacker import PING, Attacker, Identity, Tcp
 from .loopback import assert_works, network, networks, peer_of, stranger
@@ -72,6 +75,54 @@ async def test_a_stopped_peer_is_noticed_while_much_is_being_sent_to_it(scene: t
         await lost(here)
     while adapter.swarm_of(here._host).connections:
         await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("behind_another", [True, False])
+async def test_a_goodbye_to_a_peer_that_does_not_read_is_not_waited_for(behind_another: bool) -> None:
+    """It waits behind another frame, or is the one that finds no room.  As shipped, for ever."""
+    async with peer_process("there") as there, stranger() as one, trio.open_nursery() as nursery:
+        address = Multiaddr(there.addresses[0])
+        assert await adapter.dial(one.host, ID.from_base58(address.value_for_protocol("p2p")), [address], timeout_s=5)
+        [connection] = adapter.connections_of(one.host)
+        there.stop()
+        try:
+            await fill(adapter._socket_of(connection).stream.socket)
+            if behind_another:
+                nursery.start_soon(adapter.ping, connection)
+                await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(5):
+                await connection.close()
+        finally:
+            there.go_on()
+
+
+async def test_who_takes_no_byte_off_the_wire_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_frames, "FRAME_S", 0.1)
+    async with peer_process("there") as there, stranger() as one:
+        address = Multiaddr(there.addresses[0])
+        assert await adapter.dial(one.host, ID.from_base58(address.value_for_protocol("p2p")), [address], timeout_s=5)
+        [connection] = adapter.connections_of(one.host)
+        there.stop()
+        try:
+            await fill(adapter._socket_of(connection).stream.socket)
+            with trio.move_on_after(5):
+                await adapter.ping(connection)
+                while not connection.is_closed:
+                    await trio.lowlevel.checkpoint()
+            assert connection.is_closed
+        finally:
+            there.go_on()
+
+
+async def fill(socket: trio.socket.SocketType) -> None:
+    """To the last byte, also after the system has made what room it can, for which it takes its time."""
+    written = 1
+    while written:
+        written = 0
+        with suppress(BlockingIOError):
+            while True:
+                written += os.write(socket.fileno(), bytes(1 << 12))
+        await trio.testing.wait_all_tasks_blocked(0.5)
 
 
 async def test_a_killed_peer_is_noticed_and_its_successor_found() -> None:

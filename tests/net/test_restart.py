@@ -135,3 +135,15 @@ async def test_a_restarted_library_leaves_nothing_behind() -> None:
             await friend.wait_connected(1)
         assert not adapter.connections_of(first)
         assert peer_of(victim) in adapter.swarm_of(friend._host).connections
+
+
+async def test_who_starts_again_within_a_second_is_heard_again() -> None:
+    """As shipped its messages are numbered from the second on that it starts in, and so like those of before."""
+    async with network("listener") as listener:
+        for _ in range(4):
+            async with network("author", listener.addresses) as author:
+                with trio.fail_after(10):
+                    await author.wait_connected(1)
+                    await listener.wait_connected(1)
+                    await author.publish(b"x")
+                    await listener.incoming.receive()

@@ -12,16 +12,18 @@ import trio
 import trio.testing
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
+from libp2p.kad_dht.common import BUCKET_SIZE
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.envelope import consume_envelope
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
+from libp2p.peer.peerstore import create_signed_peer_record
 from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 from multiaddr import Multiaddr
 
 from net.loopback import assert_works, network, networks, peer_of, stranger
 from p2pdfl.net import Limits, Network, adapter
-from p2pdfl.net.limits import DHT_PROVIDED_KEYS_MAX
+from p2pdfl.net.limits import DHT_MESSAGE_BYTES_MAX, DHT_PROVIDED_KEYS_MAX
 
 from .attacker import MULTISTREAM, NOISE, Ended, Identity, Noise, Tcp, hello, name_message, receive_name
 from .test_protocols import DHT, addresses, record
@@ -110,7 +112,8 @@ async def test_a_listener_that_is_not_who_was_dialled(victim: Network, play: Pla
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
         address = Multiaddr(f"/ip4/127.0.0.1/tcp/{port}")
-        assert not await adapter.dial(victim._host, Identity("listener").id, [address], timeout_s=1)
+        with trio.fail_after(5):
+            assert not await adapter.dial(victim._host, Identity("listener").id, [address], timeout_s=1)
         assert dialled.is_set()
         nursery.cancel_scope.cancel()
     assert not victim._host.get_connected_peers()
@@ -219,6 +222,42 @@ async def test_peers_that_are_nowhere_make_room_for_those_that_are_not() -> None
                     await trio.testing.wait_all_tasks_blocked()
 
 
+async def test_an_answer_names_no_more_than_a_bucket_holds() -> None:
+    async def answer(stream: INetStream) -> None:
+        await adapter.read_some(stream, 1 << 16)
+        reply = named(100, signed=False)
+        reply.type = Message.GET_PROVIDERS
+        reply.providerPeers.extend(reply.closerPeers)
+        await stream.write(encode_varint_prefixed(reply.SerializeToString()))
+        await stream.close()
+
+    async with network("victim") as victim, stranger() as liar:
+        liar.host.set_stream_handler(TProtocol(DHT.decode()), answer)
+        await liar.dial(victim)
+        asked = await adapter.ask_for_providers(victim._discovery.dht, liar.id, bytes(32), timeout_s=5)
+        assert [len(peers) for peers in asked] == [BUCKET_SIZE, BUCKET_SIZE]
+
+
+async def test_an_answer_that_is_too_long_is_not_heard() -> None:
+    """As shipped 4 MB are."""
+    reply = named(1000, signed=False)
+    assert DHT_MESSAGE_BYTES_MAX < reply.ByteSize() < 2 * DHT_MESSAGE_BYTES_MAX
+
+    async def answer(stream: INetStream) -> None:
+        await adapter.read_some(stream, 1 << 16)
+        await stream.write(encode_varint_prefixed(reply.SerializeToString()))
+        await stream.close()
+
+    async with network("victim") as victim, stranger() as liar:
+        liar.host.set_stream_handler(TProtocol(DHT.decode()), answer)
+        await liar.dial(victim)
+        await victim._discovery._ask(liar.id, bytes(32))
+        assert not {Identity(f"named {number}").id for number in range(1000)} & set(victim._discovery._found)
+        reply.type = Message.GET_PROVIDERS
+        asked = await adapter.ask_for_providers(victim._discovery.dht, liar.id, bytes(32), timeout_s=5)
+        assert asked == ([], [])
+
+
 async def test_a_full_bucket_dials_nobody(victim: Network) -> None:
     """As shipped it pings its oldest peer, at the addresses that somebody gave, while a question waits."""
     dialled = trio.Event()
@@ -229,11 +268,12 @@ async def test_a_full_bucket_dials_nobody(victim: Network) -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         address = Multiaddr(f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}")
-        table = victim._discovery.dht.routing_table
-        for number in range(200):
+        [bucket] = victim._discovery.dht.routing_table.buckets
+        for number in range(bucket.bucket_size + 1):
             peer = Identity(f"named {number}").id
             victim._host.get_peerstore().add_addrs(peer, [address], 60)
-            await table.add_peer(PeerInfo(peer, [address]))
+            await bucket.add_peer(PeerInfo(peer, [address]))
+        assert bucket.size() == bucket.bucket_size
         assert not dialled.is_set()
         nursery.cancel_scope.cancel()
 
@@ -270,6 +310,21 @@ async def test_hearsay_does_not_displace_what_a_peer_signed(victim: Network) -> 
     assert known.consume_peer_record(envelope, 60)
     known.add_addrs(Identity("member").id, addresses(100)[50:], 60)
     assert set(known.addrs(Identity("member").id)) == set(addresses(2))
+
+
+async def test_nobody_signs_for_another(victim: Network) -> None:
+    forged = create_signed_peer_record(Identity("member").id, addresses(2), Identity("another").key_pair.private_key)
+    known = victim._host.get_peerstore()
+    assert not known.consume_peer_record(forged, 60)
+    assert Identity("member").id not in known.peer_ids()
+
+
+async def test_an_older_record_does_not_displace_a_newer_one(victim: Network) -> None:
+    known = victim._host.get_peerstore()
+    (older, _), (newer, _) = (consume_envelope(record("member", n), "libp2p-peer-record") for n in (1, 2))
+    assert known.consume_peer_record(newer, 60)
+    assert not known.consume_peer_record(older, 60)
+    assert known.addrs(Identity("member").id) == addresses(2)
 
 
 async def test_nobody_has_more_addresses_than_are_dialled(victim: Network) -> None:

@@ -144,6 +144,7 @@ GREETING = name_message(MULTISTREAM)
         ),
         pytest.param(bytes.fromhex("16030100c8010000c40303") + bytes(200), id="TLS"),
         pytest.param(GREETING + b"\x03\xff\xfe\n", id="a proposal that is not UTF-8"),
+        pytest.param(GREETING + encode_uvarint(7) + b"/noise!", id="a proposal without an end"),
         pytest.param(GREETING + encode_uvarint(1 << 24), id="a proposal of 16 MB"),
         pytest.param(GREETING + name_message(b"/nope") * 5_000, id="5000 proposals"),
         pytest.param(GREETING + name_message(b"ls") * 5_000, id="5000 times ls"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -10,15 +10,18 @@ import trio
 from libp2p.pubsub.pb import rpc_pb2
 
 from net.loopback import GOSSIP, TOPIC, assert_works, network, networks, peer_of
+from net.test_host import port_of
 from p2pdfl.net import Limits, Network, adapter
 
-from .attacker import Attacker, Identity
+from .attacker import Attacker, Ended, Identity
 from .scene import Attack, Scene, blocks_and_bytes, containers_of
 from .test_connections import reset_at_once
 from .test_muxer import data_then_reset, streams_without_number, window_overrun
 from .test_protocols import (
+    DHT,
     address_record_of_2000_addresses,
     bad_signatures_without_number,
+    ends,
     frame,
     record,
     replays,
@@ -50,6 +53,29 @@ async def test_a_newcomer_gets_in_where_a_crowd_holds_every_place() -> None:
             await assert_works(victim, newcomer)
         assert len(adapter.swarm_of(victim._host).get_connections()) <= limits.connections_max + limits.handshakes_max
         assert victim.counters["refused: connection, for a newer one"] >= 12
+
+
+async def test_a_newcomer_gets_in_at_once_where_every_place_and_every_handshake_is_taken() -> None:
+    limits = Limits(connections_max=8, handshakes_max=8)
+    async with network("victim", limits=limits) as victim, crowd_at(victim, 8), AsyncExitStack() as silent:
+        slots = adapter.swarm_of(victim._host)._inbound_limiter
+        for _ in range(8):
+            await silent.enter_async_context(await trio.open_tcp_stream("127.0.0.1", int(port_of(victim))))
+        with trio.fail_after(5):
+            while slots.borrowed_tokens < 16:
+                await trio.lowlevel.checkpoint()
+            once = Limits(redial_s=30.0, redial_s_max=30.0)
+            async with network("newcomer", victim.addresses, limits=once) as newcomer:
+                await newcomer.wait_connected(1)
+
+
+async def test_all_peers_together_ask_the_dht_only_so_much() -> None:
+    async with network("victim", limits=Limits(dht_streams_max=2)) as victim, crowd_at(victim, 3) as crowd:
+        for one in crowd[:2]:
+            await one.open(DHT)
+        with suppress(Ended):  # the reset may overtake the end of the negotiation
+            await ends(await crowd[2].open(DHT))
+        assert victim.counters["refused: too many DHT streams"] == 1
 
 
 async def test_a_member_keeps_its_place_in_a_crowd() -> None:

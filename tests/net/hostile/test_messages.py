@@ -165,6 +165,16 @@ async def test_a_negotiation_that_makes_no_sense(acquainted: tuple[Network, Netw
     await assert_works(victim, friend)
 
 
+async def test_what_others_do_wrong_is_not_logged(
+    acquainted: tuple[Network, Network, Stranger], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As shipped, that a peer does not agree on a protocol is an error of ten lines."""
+    victim, _, attacker = acquainted
+    with pytest.raises(Refused):
+        await victim.request(attacker.id.to_base58().encode(), "/test/1", b"", reply_bytes_max=0, timeout_s=2)
+    assert not caplog.records
+
+
 async def test_more_gossip_streams_than_one_peer_needs(acquainted: tuple[Network, Network, Stranger]) -> None:
     victim, friend, attacker = acquainted
     held = [await attacker.open(victim, GOSSIP) for _ in range(Limits().gossip_streams_per_peer_max)]
@@ -173,6 +183,19 @@ async def test_more_gossip_streams_than_one_peer_needs(acquainted: tuple[Network
     await counted(victim, "refused: too many gossip streams")
     await held[0].reset()
     await assert_works(victim, friend)
+
+
+async def test_more_subscriptions_than_one_message_may_have_are_none(
+    acquainted: tuple[Network, Network, Stranger],
+) -> None:
+    victim, _, attacker = acquainted
+    subscribe = rpc_pb2.RPC.SubOpts(subscribe=True, topicid=TOPIC)
+    rpc = rpc_pb2.RPC(subscriptions=[subscribe] * 65, publish=[message()])
+    stream = await attacker.open(victim, GOSSIP)
+    await stream.write(encode_varint_prefixed(rpc.SerializeToString()))
+    with trio.fail_after(5):
+        await victim.incoming.receive()
+    assert attacker.id not in victim._gossip.peer_topics[TOPIC]
 
 
 async def test_control_messages_about_topics_that_are_not_ours_leave_no_trace(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 
@@ -19,10 +21,13 @@ from .attacker import (
     SYN,
     WINDOW,
     WINDOW_BYTES,
+    YAMUX,
     Attacker,
+    Ended,
     Identity,
     Stream,
     Yamux,
+    hello,
     name_message,
 )
 from .scene import BLOB_DIGEST, LIMITS, TRAITOR, Attack, Scene
@@ -247,6 +252,18 @@ async def connections_that_come_and_go(attacker: Attacker) -> None:
         await yamux.tcp.reset()
 
 
+async def goodbye_as_the_connection_begins(attacker: Attacker) -> None:
+    """As shipped, one that ends while the library adds it stays in its table for ever."""
+    for steps in range(12):  # so that one of them comes while it is added
+        noise = await attacker.noise(Identity(f"stranger {steps}"))
+        await noise.send(hello(YAMUX))
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        with suppress(Ended):
+            await Yamux(noise).send_frame(GO_AWAY, 0, 0, 0)
+        await noise.tcp.until_ended()
+
+
 async def many_connections_of_one_peer(attacker: Attacker) -> None:
     for _ in range(12):
         await attacker.yamux()
@@ -278,6 +295,7 @@ async def gossip_stream_reset_and_opened_again(attacker: Attacker) -> None:
         data_after_the_end,
         windows_of_terabytes,
         connections_that_come_and_go,
+        goodbye_as_the_connection_begins,
         many_connections_of_one_peer,
         gossip_stream_reset_and_opened_again,
     ],

@@ -170,6 +170,16 @@ async def questions_that_are_not_asked(attacker: Attacker) -> None:
     assert (await answer(stream)).type == Message.FIND_NODE
 
 
+async def question_that_will_be_too_long(attacker: Attacker) -> None:
+    """It is not waited for."""
+    yamux = await attacker.yamux()
+    stream = await yamux.open(DHT)
+    waited_for = attacker.victim.counters["refused: DHT stream too slow"]
+    await stream.send(encode_uvarint(DHT_MESSAGE_BYTES_MAX + 1))
+    await ends(stream)
+    assert attacker.victim.counters["refused: DHT stream too slow"] == waited_for
+
+
 async def question_that_trickles(attacker: Attacker) -> None:
     yamux = await attacker.yamux()
     stream = await yamux.open(DHT)
@@ -224,6 +234,7 @@ async def values_and_providers_without_number(attacker: Attacker) -> None:
     "attack",
     [
         questions_that_are_not_asked,
+        question_that_will_be_too_long,
         question_that_trickles,
         more_dht_streams_than_one_peer_needs,
         questions_without_number,
@@ -532,13 +543,15 @@ async def protocol_that_is_not_served(attacker: Attacker) -> None:
             await yamux.open(b"/nobody/serves/this")
 
 
-async def protocol_whose_name_is_not_utf8(attacker: Attacker) -> None:
+async def protocol_whose_name_cannot_be_read(attacker: Attacker) -> None:
     """It is refused like any other, not contained as a failure of ours."""
     yamux = await traitor(attacker)
     contained = attacker.victim.counters["contained: stream"]
-    stream = await yamux.open()
-    await stream.send(hello(b"/nope")[:-7] + b"\x03\xff\xfe\n")
-    await ends(stream)
+    not_utf8, endless_length = b"\x03\xff\xfe\n", b"\xff" * 20
+    for name in (not_utf8, endless_length):
+        stream = await yamux.open()
+        await stream.send(hello(b"/nope")[:-7] + name)
+        await ends(stream)
     assert attacker.victim.counters["contained: stream"] == contained
 
 
@@ -562,7 +575,7 @@ async def protocol_with_no_end_of_proposals(attacker: Attacker) -> None:
         request_of_a_stranger,
         reply_that_is_left_standing,
         protocol_that_is_not_served,
-        protocol_whose_name_is_not_utf8,
+        protocol_whose_name_cannot_be_read,
         protocol_with_no_end_of_proposals,
     ],
 )
