@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.host.exceptions import StreamFailure
 from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.exceptions import SwarmException
@@ -227,7 +228,7 @@ async def flood_with_requests(attacker: Stranger, victim: Network) -> None:
 
 async def flood_with_gossip_streams(attacker: Stranger, victim: Network) -> None:
     while True:
-        with suppress(adapter.StreamFailure):
+        with suppress(StreamFailure):
             await attacker.open(victim, GOSSIP)
 
 
@@ -257,7 +258,7 @@ async def test_a_flood_is_cut_off_while_others_are_served(
 
         async def attack() -> None:
             assert await attacker.dial(victim)
-            with suppress(*GONE, adapter.StreamFailure):
+            with suppress(*GONE, StreamFailure):
                 await flood(attacker, victim)  # type: ignore[misc]
 
         async with trio.open_nursery() as nursery:

@@ -16,7 +16,7 @@ from libp2p.abc import INetStream
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import Limits, Network, adapter, adapter_frames
+from p2pdfl.net import Limits, Network, adapter, adapter_frames, adapter_tcp
 
 from .hostile.attacker import PING, Attacker, Identity, Tcp
 from .loopback import assert_works, network, networks, peer_of, stranger
@@ -86,7 +86,7 @@ async def test_a_goodbye_to_a_peer_that_does_not_read_is_not_waited_for(behind_a
         [connection] = adapter.connections_of(one.host)
         there.stop()
         try:
-            await fill(adapter._socket_of(connection).stream.socket)
+            await fill(adapter_tcp.socket_of(connection.muxed_conn).stream.socket)
             if behind_another:
                 nursery.start_soon(adapter.ping, connection)
                 await trio.testing.wait_all_tasks_blocked()
@@ -104,7 +104,7 @@ async def test_who_takes_no_byte_off_the_wire_loses_its_connection(monkeypatch: 
         [connection] = adapter.connections_of(one.host)
         there.stop()
         try:
-            await fill(adapter._socket_of(connection).stream.socket)
+            await fill(adapter_tcp.socket_of(connection.muxed_conn).stream.socket)
             with trio.move_on_after(5):
                 await adapter.ping(connection)
                 while not connection.is_closed:
