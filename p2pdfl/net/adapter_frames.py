@@ -38,6 +38,7 @@ def repair() -> None:
     for owner, names in LOCKS.items():
         _replace_locks(owner, names)
     YamuxStream.write = _write  # type: ignore[method-assign]
+    YamuxStream.read = _read  # type: ignore[method-assign]
     Yamux._write_frame = _write_frame  # type: ignore[method-assign]
 
 
@@ -90,6 +91,33 @@ async def _write(self: YamuxStream, data: bytes) -> None:
         else:
             await _write_slowly(self, data[sent : sent + length])
         sent += length
+
+
+_read_slowly: Callable[[YamuxStream, int | None], Awaitable[bytes]] = YamuxStream.read
+
+
+async def _read(self: YamuxStream, n: int | None = -1) -> bytes:
+    """As shipped where the stream is at its end; there it says which."""
+    waited = False
+    while n is not None and n > 0 and not (self.closed or self.reset_received):
+        buffer = self.conn.stream_buffers.get(self.stream_id)
+        arrived = self.conn.stream_events.get(self.stream_id)
+        if buffer is None or arrived is None or self.conn.event_shutting_down.is_set():
+            break
+        if buffer:
+            data = bytes(buffer[:n])
+            del buffer[:n]
+            await self._auto_tune_and_send_window_update(bytes_read=len(data))
+            if not waited:  # whoever sends without end must not keep others from their turn
+                await trio.lowlevel.checkpoint()
+            return data
+        if self.recv_closed:
+            break
+        await arrived.wait()
+        waited = True
+        if self.conn.stream_events.get(self.stream_id) is arrived:
+            self.conn.stream_events[self.stream_id] = trio.Event()
+    return await _read_slowly(self, n)
 
 
 async def _write_frame(self: Yamux, data: bytes) -> None:

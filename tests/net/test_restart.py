@@ -89,6 +89,7 @@ async def test_what_waits_in_the_inbox_and_who_is_admitted_outlive_a_restart() -
             await break_swarm(victim)
             await until_restarted(victim)
             await victim.wait_connected(1)
+            await other.wait_connected(2)
             await other.publish(b"from whom is not admitted")
             while not victim.counters["refused: author not admitted"]:
                 await trio.lowlevel.checkpoint()
