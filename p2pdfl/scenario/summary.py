@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, Lost, PeerRecord, RoundClosed
-from p2pdfl.scenario.faults import Strike
+from p2pdfl.scenario.faults import Cut, Strike
 from p2pdfl.scenario.spec import Conditions, Scenario
 
 
@@ -101,6 +101,7 @@ def summarize(
     wall_seconds: float,
     problems: Sequence[str] = (),
     strikes: Mapping[str, Strike] | None = None,
+    cuts: Sequence[Cut] = (),
     network: str = "loopback",
 ) -> Summary:
     """problems: what went wrong with the run itself (a stall, an interruption); any makes it not ok."""
@@ -114,6 +115,7 @@ def summarize(
     ]
     expected = judge(scenario, records, anchors, slashes, problems=problems)
     expected += _judge_faults(scenario, peers)
+    expected += _judge_cuts(scenario, cuts)
     if scenario.expected.all_commit_at_end:
         last = closed.get(scenario.task.total_rounds - 1)
         expected.append(_equal("COMMITs in the last round", len(records), last.commits if last else None))
@@ -155,7 +157,7 @@ def judge(
 ) -> list[Expectation]:
     """The scenario's expectations, and what every run must show."""
     honest = [record for record in records if record.name not in scenario.behaviours]
-    killed = {name for name, fault in scenario.faults_by_name.items() if fault.kind == "kill"}
+    killed = {name for name, fault in scenario.faults_by_name.items() if fault.is_for_good}
     unharmed = [record for record in honest if record.name not in killed]
     finished = [record for record in honest if record.result is not None]
     expected = scenario.expected
@@ -224,6 +226,19 @@ def _judge_faults(scenario: Scenario, peers: Sequence[PeerRow]) -> list[Expectat
         for row in peers
         if row.fault is not None
     ]
+
+
+def _judge_cuts(scenario: Scenario, cuts: Sequence[Cut]) -> list[Expectation]:
+    expected, items = scenario.expected, []
+    for number, cut in enumerate(cuts):
+        what = "rounds closed while the network was cut" + ("" if len(cuts) == 1 else f" ({number + 1})")
+        if expected.closed_while_cut_min is not None:
+            items.append(_at_least(what, expected.closed_while_cut_min, cut.closed))
+        if expected.closed_while_cut_max is not None:
+            bound = expected.closed_while_cut_max
+            held = cut.closed is not None and cut.closed <= bound
+            items.append(Expectation(what=what, expected=f"<= {bound}", seen=cut.closed, held=held))
+    return items
 
 
 def _judge_agreement(
@@ -322,7 +337,7 @@ def _peer_row(
         address=record.address,
         behaviour=byzantine.behaviour if byzantine else None,
         from_round=byzantine.from_round if byzantine else None,
-        fault=f"{fault.kind} at round {fault.at_round}" if fault else None,
+        fault=None if fault is None else str(fault),
         noticed_s=noticed_s(strike, record, unstruck) if strike else None,
         caught_up_s=caught_up_s(strike, record, unstruck) if strike else None,
         ended=describe_end(record),
