@@ -194,6 +194,8 @@ class Expected(_Table):
     closed_while_cut_min: int | None = Field(default=None, ge=0)
     closed_while_cut_max: int | None = Field(default=None, ge=0)
     """Rounds that anybody closed during each partition."""
+    members_at_end: tuple[str, ...] | None = None
+    """Whom the last epoch's list names."""
     all_commit_at_end: bool = False
     """The last round's head names a COMMIT of every peer: whoever had a fault takes part again."""
 

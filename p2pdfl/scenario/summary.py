@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, Lost, PeerRecord, RoundClosed
+from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, Lost, Members, PeerRecord, RoundClosed
 from p2pdfl.scenario.faults import Cut, Strike
 from p2pdfl.scenario.spec import Conditions, Scenario
 
@@ -174,6 +174,11 @@ def judge(
     anchors_min = scenario.task.epoch_count if expected.anchors_min is None else expected.anchors_min
     items.append(_at_least("anchored epochs", anchors_min, len(anchors)))
 
+    if expected.members_at_end is not None:
+        items.append(
+            _equal("members of the last epoch", sorted(expected.members_at_end), _last_members(records, honest))
+        )
+
     accuracies = [record.result.accuracy for record in finished if record.result and record.result.accuracy is not None]
     accuracy = median(accuracies) if accuracies else None
     if expected.accuracy_min is not None:
@@ -264,6 +269,14 @@ def _judge_agreement(
     items.append(_equal("rounds that honest peers closed with different heads", [], _split(heads)))
     items.append(_equal("rounds in which honest peers saw different beacons", [], _split(beacons)))
     return items
+
+
+def _last_members(records: Sequence[PeerRecord], honest: Sequence[PeerRecord]) -> list[str]:
+    """As honest peers told of the newest epoch; they agree on heads, hence on members."""
+    names = {record.address: record.name for record in records}
+    lists = [line for record in honest for line in record.all(Members)]
+    newest = max(lists, key=lambda line: line.epoch, default=None)
+    return [] if newest is None else sorted(names.get(address, address) for address in newest.addresses)
 
 
 def _split(values: Mapping[int, set[str]]) -> list[int]:
