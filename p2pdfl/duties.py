@@ -25,7 +25,15 @@ from p2pdfl.types import Address, Digest
 
 T = TypeVar("T")
 
-Duty = SubmitAnchor | SubmitVerdict | SubmitEquivocation
+
+@dataclass(frozen=True, kw_only=True)
+class Leave:
+    """Asks the contract to let this member go."""
+
+    delay_ms: int = 0
+
+
+Duty = SubmitAnchor | SubmitVerdict | SubmitEquivocation | Leave
 
 
 @dataclass(kw_only=True)
@@ -43,6 +51,10 @@ class Duties:
     def take(self, duty: Duty, nursery: trio.Nursery) -> None:
         self._owed += 1
         nursery.start_soon(self._do, duty)
+
+    def leave(self, nursery: trio.Nursery) -> None:
+        """Out of the members from the next list on; the deposit stays until the contract's cooldown is over."""
+        self.take(Leave(), nursery)
 
     async def wait_until_done(self, patience_s: float) -> None:
         """Until all that this member owes is on chain; tells if that takes longer."""
@@ -120,6 +132,8 @@ class Duties:
                 return self.chain.is_slashed_by_verdict(duty.proof, duty.members)
             case SubmitEquivocation():
                 return self.chain.is_slashed_by_equivocation(duty.proof, duty.accused)
+            case Leave():
+                return any(entry.exiting for entry in self.chain.registrations() if entry.address == self.chain.address)
 
     def _is_ready(self, duty: Duty) -> bool:
         """The contract takes anchors in order, and an outage leaves several to send."""
@@ -140,6 +154,8 @@ class Duties:
                 return self.chain.slash_by_verdict(duty.proof, duty.members)
             case SubmitEquivocation():
                 return self.chain.slash_by_equivocation(duty.proof, duty.accused)
+            case Leave():
+                return self.chain.request_exit()
 
     def _tell_sent(self, duty: Duty, receipt: Receipt) -> None:
         tx = "0x" + receipt.tx.hex()
@@ -162,6 +178,8 @@ class Duties:
                 self._tell_slash(duty.members[loser], EVIDENCE_NAMES[entry.outcome], tx)
             case SubmitEquivocation():
                 self._tell_slash(duty.accused, "equivocation", tx)
+            case Leave():
+                self.journal.write("leaving", {"tx": tx})
 
     def _tell_slash(self, member: Address, evidence: str, tx: str) -> None:
         self.journal.write("slash", {"member": "0x" + member.hex(), "evidence": evidence, "tx": tx})

@@ -46,7 +46,7 @@ from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviat
 from p2pdfl.status import kept, write_whole
 from p2pdfl.store import Store, StoreError
 from p2pdfl.task import Deployment, Task, TaskError
-from p2pdfl.types import Digest, Packet, Registration
+from p2pdfl.types import Digest, Packet, Registration, Round
 
 T = TypeVar("T")
 
@@ -101,6 +101,8 @@ class Options:
     byzantine: Deviation | None
     metrics: tuple[str, int] | None = None
     """Host and port to serve Prometheus on."""
+    leave_after: Round | None = None
+    """Asks the contract to let this peer go once that round has closed."""
 
 
 def live(options: Options) -> int:
@@ -246,6 +248,7 @@ class _Peer:
                     journal=journal,
                     home=options.home,
                     history_rounds=setup.history_rounds,
+                    leave_after=options.leave_after,
                 )
                 bodies.append(node.body)
                 async with trio.open_nursery() as nursery:
@@ -430,6 +433,7 @@ def _tell(event: str, fields: Mapping[str, Value]) -> None:
         "verdict": "round {round}: the jury finds {outcome}, {accused} accused by {accuser}",
         "equivocation": "round {round}: {member} signed twice in one slot",
         "ban": "round {round}: {member} is banned ({evidence})",
+        "leaving": "asked the contract to let this peer go: it is no member from the next epoch on ({tx})",
         "anchor": "round {round} is anchored on chain: {tx}",
         "slash": "{member} is slashed ({evidence}): {tx}",
         "chain_error": "chain: {what}: {error}",

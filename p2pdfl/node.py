@@ -107,6 +107,8 @@ class Node:
     home: Path
     history_rounds: int
     """`Terms.history_rounds`: for so long an audit may start from a round's parent state."""
+    leave_after: Round | None = None
+    """Once that round has closed, this member asks to be let go."""
     chance: random.Random = field(default_factory=random.SystemRandom)
     """Whom to ask; an attacker must not be able to tell."""
 
@@ -376,6 +378,9 @@ class Node:
         )
         self._to_report.send_nowait(report)
         self._round_start_ms = now_ms
+        if self.leave_after is not None and closed.round >= self.leave_after:
+            self.leave_after = None
+            self.duties.leave(self._nursery)
         # the coming round chooses the next list
         is_list_due = closed.round == closed.members.last_round - 2
         if is_list_due or now_ms - self._chain_read_ms >= 1000 * params.CHAIN_WATCH_S:

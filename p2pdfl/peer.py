@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 followers_max=parsed.followers,
                 byzantine=parsed.byzantine,
                 metrics=parsed.metrics,
+                leave_after=parsed.leave,
             )
         )
     except runtime.BrokenInstall as error:
@@ -114,6 +115,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="how long to answer the others after the last round (default: %(default)s)",
     )
     parser.add_argument(
+        "--leave",
+        type=_round,
+        metavar="ROUND",
+        help="leave once that round has closed (0: at once): the contract lets this peer go at the next epoch, and it "
+        "follows from then on; its deposit is free after the contract's cooldown (default: stay to the end)",
+    )
+    parser.add_argument(
         "--followers",
         type=_follower_count,
         default=0,
@@ -149,6 +157,12 @@ def _seconds(text: str) -> float:
 def _follower_count(text: str) -> int:
     if not text.isdecimal() or len(text) > 2 or int(text) > FOLLOWERS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {FOLLOWERS_MAX}")
+    return int(text)
+
+
+def _round(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no round")
     return int(text)
 
 

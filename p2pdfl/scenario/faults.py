@@ -1,11 +1,11 @@
-"""When a peer is struck, and when it is over."""
+"""When a peer is struck or the network is cut, and when it is over."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from p2pdfl.scenario.spec import Fault
+from p2pdfl.scenario.spec import Fault, Partition
 
 
 class Step(Enum):
@@ -14,10 +14,13 @@ class Step(Enum):
 
 
 @dataclass(slots=True)
-class Strike:
-    """One peer's fault as the run goes on."""
+class Span:
+    """One fault or partition as the run goes on."""
 
-    fault: Fault
+    what: Fault | Partition
+    delay_s: float = 0.0
+    """From the round that it begins in."""
+    due_s: float | None = None
     began_s: float | None = None
     others_round: int = 0
     """The furthest that the others were when it began."""
@@ -28,9 +31,13 @@ class Strike:
         return self.began_s is not None and self.ended_s is None
 
     def step(self, own_round: int | None, others_round: int, now_s: float) -> Step | None:
-        """What is due now, once each.  A kill has no end."""
+        """What is due now, once each.  What is for good has no end."""
         if self.began_s is None:
-            if own_round is None or own_round < self.fault.at_round:
+            if self.due_s is None:
+                if own_round is None or own_round < self.what.at_round:
+                    return None
+                self.due_s = now_s + self.delay_s
+            if now_s < self.due_s:
                 return None
             self.began_s, self.others_round = now_s, others_round
             return Step.BEGIN
@@ -40,6 +47,30 @@ class Strike:
         return Step.END
 
     def _has_lasted(self, others_round: int, elapsed_s: float) -> bool:
-        if self.fault.seconds is not None:
-            return elapsed_s >= self.fault.seconds
-        return self.fault.rounds is not None and others_round >= self.others_round + self.fault.rounds
+        if self.what.seconds is not None:
+            return elapsed_s >= self.what.seconds
+        return self.what.rounds is not None and others_round >= self.others_round + self.what.rounds
+
+
+@dataclass(slots=True)
+class Strike(Span):
+    """One peer's fault."""
+
+    @property
+    def fault(self) -> Fault:
+        assert isinstance(self.what, Fault)
+        return self.what
+
+
+@dataclass(slots=True)
+class Cut(Span):
+    """A partition, and what was closed before it and until its end by whoever got furthest."""
+
+    closed_before: int = 0
+    closed: int | None = None
+    """Rounds closed while it lasted."""
+
+    @property
+    def partition(self) -> Partition:
+        assert isinstance(self.what, Partition)
+        return self.what

@@ -20,7 +20,7 @@ import multiprocessing
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -60,6 +60,10 @@ class Place:
         return f"/ip4/{self.address}/tcp/{PORT}"
 
 
+_Order = tuple[str, list[str]]
+"""What to do, and with whose places."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Built:
     how: str
@@ -68,12 +72,12 @@ class _Built:
     """Until the connection ends."""
 
 
-def missing(conditions: Conditions) -> str | None:
-    """What this machine lacks for such a network, as far as it is seen without building it."""
+def missing(conditions: Conditions, *, is_cut: bool = False) -> str | None:
+    """What this machine lacks for such a network, as far as it is seen without building it.  is_cut: by partitions."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     tools = [("ip", "iproute2"), ("tc", "iproute2")]
-    if conditions.loss_percent:
+    if conditions.loss_percent or is_cut:
         tools.append(("nft", "nftables"))
     lacking = [f"{tool} (package {package})" for tool, package in tools if shutil.which(tool) is None]
     return f"not installed: {', '.join(lacking)}" if lacking else None
@@ -107,6 +111,13 @@ class NetworkProcess:
     def plug_in(self, name: str) -> None:
         self._set(name, "up")
 
+    def cut(self, names: Collection[str]) -> None:
+        """These and all others hear nothing of each other until `heal`.  Raises ProcessFailed."""
+        self._order(("cut", sorted(names)), "cutting the network")
+
+    def heal(self) -> None:
+        self._order(("heal", []), "healing the network")
+
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
@@ -115,11 +126,14 @@ class NetworkProcess:
         stop([self._process])
 
     def _set(self, name: str, state: str) -> None:
+        self._order((state, [name]), f"setting {name}'s interface {state}")
+
+    def _order(self, order: _Order, what: str) -> None:
         try:
-            self._ours.send((name, state))
+            self._ours.send(order)
         except OSError:
             raise ProcessFailed("the network: its process has ended") from None
-        receive(self._ours, f"setting {name}'s interface {state}", ANSWER_S)
+        receive(self._ours, what, ANSWER_S)
 
 
 def _serve(control: Connection, names: Sequence[str], conditions: Conditions) -> None:
@@ -236,15 +250,32 @@ def _bytes_per_s(conditions: Conditions) -> float | None:
 
 
 def _obey(control: Connection, places: dict[str, Place]) -> bool:
-    """One order: an interface up or down.  False when the runner is gone."""
+    """One order.  False when the runner is gone."""
     try:
-        name, state = control.recv()
+        order, names = control.recv()
     except (EOFError, OSError):
         return False
     try:
-        namespaces.run(places[name].namespace, ["ip", "link", "set", DEVICE, state])
+        match order:
+            case "cut":
+                _cut(places, names)
+            case "heal":
+                for place in places.values():
+                    namespaces.run(place.namespace, ["nft", "delete table ip partition"])
+            case _:
+                for name in names:
+                    namespaces.run(places[name].namespace, ["ip", "link", "set", DEVICE, order])
     except CommandFailed as error:
         control.send(("failed", str(error)))
     else:
         control.send(("ok", None))
     return True
+
+
+def _cut(places: dict[str, Place], names: Collection[str]) -> None:
+    """Each side's packets are lost on their way into the other, as on a line that is dead in between."""
+    for name, place in places.items():
+        others = ", ".join(other.address for key, other in places.items() if (key in names) != (name in names))
+        chain = f"type filter hook input priority -1\nip saddr {{ {others} }} drop\n"
+        table = f"table ip partition {{\nchain arriving {{\n{chain}}}\n}}\n"
+        namespaces.run(place.namespace, ["nft", "-f", "-"], table)

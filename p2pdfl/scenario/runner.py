@@ -3,7 +3,7 @@
 1. Measure the task and start the chain, side by side; deploy the contract; write task.toml.  Build the peers' network,
    if the scenario wants one.
 2. Start the first peer, wait for its address, start the others with it as their bootstrap.
-3. Follow every peer's events.jsonl; kill, stop or unplug whom the scenario says; show it all.
+3. Follow every peer's events.jsonl; strike whom the scenario says, cut and heal the network; show it all.
 4. When the honest peers are through, or nothing moves any more: stop the rest, ask the chain what it holds, judge.
 
 runs/<name>/
@@ -23,7 +23,7 @@ import platform
 import shutil
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -38,13 +38,13 @@ from p2pdfl.chain.rpc import ChainError
 from p2pdfl.keyfile import load_or_create
 from p2pdfl.scenario import ledger, network, report, spec
 from p2pdfl.scenario.events import EventTail, PeerRecord, read_result
-from p2pdfl.scenario.faults import Step, Strike
+from p2pdfl.scenario.faults import Cut, Step, Strike
 from p2pdfl.scenario.live import Display, display
 from p2pdfl.scenario.namespaces import Unavailable
 from p2pdfl.scenario.network import NetworkProcess
 from p2pdfl.scenario.places import make_room
 from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, Stopped, send, stop
-from p2pdfl.scenario.spec import Fault, Scenario
+from p2pdfl.scenario.spec import Scenario
 from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, describe_end, summarize
 from p2pdfl.store import Store, StoreError
 from p2pdfl.types import Digest
@@ -55,6 +55,8 @@ LINGER_S = 60
 """How long a peer that is done goes on answering others; the runner ends it as soon as nobody needs it."""
 LOG_LINES = 15
 """Of a peer that died, shown."""
+KEPT_WITHOUT_DISK = ("key", "events.jsonl", "log.txt")
+"""What a peer's disk is not lost of: what makes it the same peer, and what the runner reads."""
 
 
 class RunFailed(Exception):
@@ -68,8 +70,10 @@ def run(path: Path, out: Path, *, peer_entry: str, console: Console, keep: bool 
     peer_entry: "package.module:function", what each peer's process calls with its arguments.
     """
     scenario = spec.load(path)
-    if scenario.conditions is not None and (reason := network.missing(scenario.conditions)) is not None:
-        raise Unavailable(reason)
+    if scenario.conditions is not None:
+        reason = network.missing(scenario.conditions, is_cut=bool(scenario.partitions))
+        if reason is not None:
+            raise Unavailable(reason)
     directory = out / scenario.name
     try:
         make_room(directory, made_by="scenario.toml", keep=keep)
@@ -88,7 +92,8 @@ class _Peer:
     record: PeerRecord
     home: Path
     tail: EventTail
-    process: BaseProcess
+    process: BaseProcess | None = None
+    """None until it is started."""
     strike: Strike | None = None
     stopped: Stopped | None = None
     is_reported: bool = False
@@ -97,6 +102,18 @@ class _Peer:
     def is_killed(self) -> bool:
         return self.strike is not None and self.strike.fault.kind == "kill" and self.strike.is_on
 
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.is_alive()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is away for a while only, and no end of a process is its end."""
+        strike = self.strike
+        if strike is None or strike.fault.is_for_good:
+            return False
+        return strike.is_on if strike.fault.kind == "kill" else strike.fault.kind == "join" and self.process is None
+
 
 @dataclass(slots=True)
 class _Run:
@@ -104,9 +121,16 @@ class _Run:
     directory: Path
     peer_entry: str
     console: Console
+    forge: PeerForge = field(init=False)
     peers: list[_Peer] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    bootstrap: list[str] = field(default_factory=list)
     network: NetworkProcess | None = None
     problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.forge = PeerForge(self.peer_entry)
+        self.cuts = [Cut(partition) for partition in self.scenario.partitions]
 
     def go(self) -> Summary:
         started_s = time.monotonic()
@@ -140,15 +164,15 @@ class _Run:
             wall_seconds=wall_seconds,
             problems=self.problems,
             strikes={peer.record.name: peer.strike for peer in self.peers if peer.strike is not None},
+            cuts=self.cuts,
             network="loopback" if self.network is None else self.network.how,
         )
         report.write(self.directory, self.scenario, records, summary)
         return summary
 
     def _publish(self, chain: ChainProcess) -> task_file.TaskFile:
-        forge = PeerForge(self.peer_entry)
         with self.console.status("measuring the task, starting the chain"):
-            task = forge.measure(self.scenario.task)
+            task = self.forge.measure(self.scenario.task)
             published = ledger.publish(chain.url(), task)
         task_file.save(self.directory / "task.toml", published)
         text = json.dumps(_environment(self.scenario), indent=2) + "\n"
@@ -163,34 +187,41 @@ class _Run:
         screen.say(f"each peer in a network namespace, {self.scenario.conditions}, through {self.network.how}")
 
     def _start_peers(self) -> None:
-        forge = PeerForge(self.peer_entry)
-        first, *others = self.scenario.names
-        self._start(forge, first, [])
-        addresses = self._wait_for_address(self.peers[0])
-        for name in others:
-            self._start(forge, name, [part for address in addresses for part in ("--bootstrap", address)])
+        for name in self.scenario.names:
+            home = self.directory / "peers" / name
+            fault = self.scenario.faults_by_name.get(name)
+            self.peers.append(
+                _Peer(
+                    record=PeerRecord(name=name),
+                    home=home,
+                    tail=EventTail(home / "events.jsonl"),
+                    strike=None if fault is None else Strike(fault, delay_s=_delay_s(self.scenario, name)),
+                )
+            )
+        first, *others = self.peers
+        self._start(first)
+        addresses = self._wait_for_address(first)
+        self.bootstrap = [part for address in addresses for part in ("--bootstrap", address)]
+        for peer in others:
+            if peer.strike is None or peer.strike.fault.kind != "join":
+                self._start(peer)
 
-    def _start(self, forge: PeerForge, name: str, more: Sequence[str]) -> None:
-        home = self.directory / "peers" / name
+    def _start(self, peer: _Peer) -> None:
+        """For the first time or again."""
+        name, home = peer.record.name, peer.home
         load_or_create(home / "key", lambda count: _seed(self.scenario, name, count))
         arguments = ["--task", str(self.directory / "task.toml"), "--home", str(home), "--name", name]
         place = None if self.network is None else self.network.places[name]
         arguments += ["--listen", "/ip4/127.0.0.1/tcp/0" if place is None else place.listen]
-        arguments += ["--fund", "--linger", str(LINGER_S), *more]
+        arguments += ["--fund", "--linger", str(LINGER_S), *self.bootstrap]
         byzantine = self.scenario.behaviours.get(name)
         if byzantine is not None:
             arguments += ["--byzantine", byzantine.argument]
-        process = forge.start(name, arguments, home / "log.txt", namespace=None if place is None else place.namespace)
-        fault = self.scenario.faults_by_name.get(name)
-        self.peers.append(
-            _Peer(
-                record=PeerRecord(name=name),
-                home=home,
-                tail=EventTail(home / "events.jsonl"),
-                process=process,
-                strike=None if fault is None else Strike(fault),
-            )
-        )
+        if peer.strike is not None and peer.strike.fault.kind == "leave":
+            arguments += ["--leave", str(peer.strike.fault.at_round)]
+        namespace = None if place is None else place.namespace
+        peer.process = self.forge.start(name, arguments, home / "log.txt", namespace=namespace)
+        peer.record.exit_code = None
 
     def _wait_for_address(self, peer: _Peer) -> list[str]:
         deadline_s = time.monotonic() + FIRST_ADDRESS_S
@@ -199,9 +230,9 @@ class _Run:
                 return _read_addresses(peer.home)
             except FileNotFoundError:
                 pass
-            if not peer.process.is_alive():
+            if not peer.is_alive:
                 raise ProcessFailed(f"{peer.record.name} ended before it listened:\n{_last_lines(peer.home)}")
-            peer.process.join(POLL_S)
+            time.sleep(POLL_S)
         raise ProcessFailed(f"{peer.record.name} does not listen after {FIRST_ADDRESS_S:.0f} s")
 
     def _watch(self, screen: Display, chain: ChainProcess) -> None:
@@ -210,6 +241,7 @@ class _Run:
             moved = False
             for peer in self.peers:
                 moved |= self._follow(peer, screen)
+            self._cut(screen)
             now_s = time.monotonic()
             if moved:
                 moved_s = now_s
@@ -232,57 +264,101 @@ class _Run:
         record = peer.record
         before = (record.address, len(record.rounds), record.finished, record.exit_code)
         # Asked first, so that what is read below is all that an ended process has written.
-        record.exit_code = peer.process.exitcode
+        record.exit_code = None if peer.process is None else peer.process.exitcode
         for line in peer.tail.lines():
             record.add(line, time.monotonic())
         self._read_result(peer)
         self._strike(peer, screen)
-        if record.exit_code is not None and not peer.is_reported:
+        if record.exit_code is not None and not peer.is_awaited and not peer.is_reported:
             peer.is_reported = True
             self._report_end(peer, screen)
         return (record.address, len(record.rounds), record.finished, record.exit_code) != before
 
     def _strike(self, peer: _Peer, screen: Display) -> None:
-        if peer.strike is None or not peer.process.is_alive():
+        if peer.strike is None or not (peer.is_alive or peer.is_awaited):
             return
-        others_round = max((other.record.round or 0 for other in self.peers if other is not peer), default=0)
-        step = peer.strike.step(peer.record.round, others_round, time.monotonic())
+        others_round = self._furthest_round(but=peer)
+        own_round = others_round if peer.strike.fault.kind == "join" else peer.record.round
+        step = peer.strike.step(own_round, others_round or 0, time.monotonic())
         if step is None:
             return
-        self._inflict(peer, peer.strike.fault, step)
-        what = {
-            ("kill", Step.BEGIN): "killed",
-            ("stop", Step.BEGIN): "stopped",
-            ("stop", Step.END): "goes on again",
-            ("unplug", Step.BEGIN): "unplugged",
-            ("unplug", Step.END): "plugged in again",
-        }[peer.strike.fault.kind, step]
+        what = self._inflict(peer, step)
+        where = "" if peer.record.round is None else f" in round {peer.record.round}"
         screen.say(
-            f"{peer.record.name} {what} in round {peer.record.round}, as the scenario says; "
-            f"the others are in round {others_round}"
+            f"{peer.record.name} {what}{where}, as the scenario says; the others are in round {others_round or 0}"
         )
 
-    def _inflict(self, peer: _Peer, fault: Fault, step: Step) -> None:
-        if fault.kind == "unplug":
-            assert self.network is not None, "a cable to unplug takes a network (spec.Scenario.conditions)"
-            if step is Step.BEGIN:
-                self.network.unplug(peer.record.name)
-            else:
+    def _inflict(self, peer: _Peer, step: Step) -> str:
+        """Returns what was done, in words."""
+        assert peer.strike is not None
+        fault = peer.strike.fault
+        match fault.kind, step:
+            case "kill", Step.BEGIN:
+                self._kill(peer)
+                return "killed"
+            case "kill", Step.END:
+                if fault.lose_disk:
+                    _lose_disk(peer.home)
+                self._start(peer)
+                return "started again with its key alone" if fault.lose_disk else "started again"
+            case "stop", Step.BEGIN:
+                assert peer.process is not None
+                peer.stopped = Stopped(peer.process)
+                return "stopped"
+            case "stop", Step.END:
+                self._go_on(peer)
+                return "goes on again"
+            case "unplug", _:
+                assert self.network is not None, "a cable to unplug takes a network (spec.Scenario.conditions)"
+                if step is Step.BEGIN:
+                    self.network.unplug(peer.record.name)
+                    return "unplugged"
                 self.network.plug_in(peer.record.name)
-        elif fault.kind == "kill":
-            send(peer.process, signal.SIGKILL)
-        elif step is Step.BEGIN:
-            peer.stopped = Stopped(peer.process)
-        elif peer.stopped is not None:
+                return "plugged in again"
+            case "join", _:
+                self._start(peer)
+                return "joins"
+            case _:
+                return "leaves"
+
+    def _kill(self, peer: _Peer) -> None:
+        assert peer.process is not None
+        send(peer.process, signal.SIGKILL)
+        peer.process.join()  # gone before it is started again: its store is locked until then
+
+    def _go_on(self, peer: _Peer) -> None:
+        if peer.stopped is not None:
             peer.stopped.go_on()
             peer.stopped = None
 
+    def _cut(self, screen: Display) -> None:
+        for cut in self.cuts:
+            furthest = self._furthest_round()
+            step = cut.step(furthest, furthest or 0, time.monotonic())
+            if step is None:
+                continue
+            assert self.network is not None, "a partition takes a network (spec.Scenario.conditions)"
+            names = self.scenario.names_of(cut.partition)
+            if step is Step.BEGIN:
+                self.network.cut(names)
+                cut.closed_before = self._closed_rounds()
+                screen.say(f"{', '.join(sorted(names))} cut off from the others, who are in round {furthest}")
+            else:
+                cut.closed = self._closed_rounds() - cut.closed_before
+                self.network.heal()
+                screen.say(f"the network is whole again; {cut.closed} rounds were closed while it was not")
+
+    def _furthest_round(self, but: _Peer | None = None) -> int | None:
+        rounds = [peer.record.round for peer in self.peers if peer is not but and peer.record.round is not None]
+        return max(rounds, default=None)
+
+    def _closed_rounds(self) -> int:
+        return max((max(peer.record.rounds, default=-1) + 1 for peer in self.peers), default=0)
+
     def _stop_peers(self) -> None:
         for peer in self.peers:
-            if peer.stopped is not None:
-                peer.stopped.go_on()
-                peer.stopped = None
-        stop([peer.process for peer in self.peers])
+            self._go_on(peer)
+        stop([peer.process for peer in self.peers if peer.process is not None])
 
     def _report_end(self, peer: _Peer, screen: Display) -> None:
         record = peer.record
@@ -297,7 +373,7 @@ class _Run:
     def _is_over(self) -> bool:
         """Every honest peer has come to its end, and the Byzantine ones had as long as that."""
         return all(
-            peer.record.result is not None or peer.record.exit_code is not None
+            peer.record.result is not None or (peer.record.exit_code is not None and not peer.is_awaited)
             for peer in self.peers
             if peer.record.name not in self.scenario.behaviours
         )
@@ -312,7 +388,7 @@ class _Run:
 
     def _read_what_is_left(self) -> None:
         for peer in self.peers:
-            peer.record.exit_code = peer.process.exitcode
+            peer.record.exit_code = None if peer.process is None else peer.process.exitcode
             for line in peer.tail.lines():
                 peer.record.add(line, time.monotonic())
             try:
@@ -361,6 +437,17 @@ def _read_addresses(home: Path) -> list[str]:
 
 def _seed(scenario: Scenario, name: str, count: int) -> bytes:
     return sha256(f"p2pdfl/scenario/key/{scenario.seed}/{scenario.name}/{name}".encode()).digest()[:count]
+
+
+def _delay_s(scenario: Scenario, name: str) -> float:
+    fraction = int.from_bytes(sha256(f"p2pdfl/scenario/instant/{scenario.seed}/{name}".encode()).digest()[:4], "big")
+    return scenario.faults_by_name[name].within_s * fraction / 2**32 if name in scenario.faults_by_name else 0.0
+
+
+def _lose_disk(home: Path) -> None:
+    for path in home.iterdir():
+        if path.name not in KEPT_WITHOUT_DISK:
+            path.unlink()
 
 
 def _environment(scenario: Scenario) -> dict[str, Any]:

@@ -18,6 +18,24 @@ kind = "kill"           # by SIGKILL, when it enters that round
 at_round = 4
 
 [[faults]]
+peer = "peer2"
+kind = "kill"
+at_round = 6
+within_s = 2            # at an instant of those two seconds, drawn from the seed
+seconds = 10            # started again then, or after so many `rounds` of the others
+lose_disk = true        # with its key alone
+
+[[faults]]
+peer = "peer4"
+kind = "leave"          # asks the contract to let it go; out of the members from the next epoch on
+at_round = 7
+
+[[faults]]
+peer = "peer8"
+kind = "join"           # starts when the others enter that round; task.members_min says how many begin
+at_round = 9
+
+[[faults]]
 peer = "peer6"
 kind = "stop"           # SIGSTOP then, SIGCONT after
 at_round = 4            #     seconds = 12, or
@@ -27,6 +45,11 @@ rounds = 2              #     when the others have got so many rounds further
 peer = "peer7"
 kind = "unplug"         # its network interface goes down, and up again as above; needs root
 at_round = 4
+seconds = 15
+
+[[partitions]]          # these and all others hear nothing of each other; needs root
+peers = ["peer5", "peer6", "peer7"]
+at_round = 5            # when the first peer enters it
 seconds = 15
 
 [network]               # each peer in a network namespace of its own; needs root, else peers share loopback
@@ -89,20 +112,55 @@ class ByzantinePeer(_Table):
         return f"{self.behaviour}:{self.from_round}" + ("" if self.factor is None else f":{self.factor!r}")
 
 
-class Fault(_Table):
-    peer: int | str
-    kind: Literal["kill", "stop", "unplug"]
+class _Span(_Table):
+    """From a round on, for so long by the clock or by the others' rounds."""
+
     at_round: int = Field(ge=0)
     seconds: float | None = Field(default=None, gt=0, le=3600)
     rounds: int | None = Field(default=None, ge=1)
 
+    @property
+    def bounds(self) -> int:
+        return (self.seconds is not None) + (self.rounds is not None)
+
+
+class Fault(_Span):
+    peer: int | str
+    kind: Literal["kill", "stop", "unplug", "leave", "join"]
+    within_s: float = Field(default=0, ge=0, le=3600)
+    lose_disk: bool = False
+
     @model_validator(mode="after")
     def _lasts(self) -> Fault:
-        stated = (self.seconds is not None) + (self.rounds is not None)
-        if self.kind == "kill" and stated:
-            raise ValueError("a kill is for good: it takes neither seconds nor rounds")
-        if self.kind != "kill" and stated != 1:
+        if self.kind in ("leave", "join") and self.bounds:
+            raise ValueError(f"a peer to {self.kind} does so for good: it takes neither seconds nor rounds")
+        if self.kind == "kill" and self.bounds > 1:
+            raise ValueError("a killed peer is started again after either seconds or rounds, not both")
+        if self.kind in ("stop", "unplug") and self.bounds != 1:
             raise ValueError(f"a peer to {self.kind} needs either seconds or rounds, after which it is back")
+        if self.lose_disk and not (self.kind == "kill" and self.bounds):
+            raise ValueError("lose_disk is for a peer that is killed and started again")
+        return self
+
+    @property
+    def is_for_good(self) -> bool:
+        """Whether the peer is not expected at the end."""
+        return self.kind == "kill" and not self.bounds
+
+    def __str__(self) -> str:
+        what = {"kill": "kill", "leave": "leaves", "join": "joins"}.get(self.kind, self.kind)
+        if self.kind == "kill" and self.bounds:
+            what = "kill and restart without its disk" if self.lose_disk else "kill and restart"
+        return f"{what} at round {self.at_round}"
+
+
+class Partition(_Span):
+    peers: tuple[int | str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Partition:
+        if self.bounds != 1:
+            raise ValueError("a partition needs either seconds or rounds, after which it is healed")
         return self
 
 
@@ -133,6 +191,11 @@ class Expected(_Table):
     """Honest peers that reach the end.  Default: all but those that are killed."""
     noticed_s_max: float | None = Field(default=None, gt=0)
     """From each fault until all other honest peers have lost the connection."""
+    closed_while_cut_min: int | None = Field(default=None, ge=0)
+    closed_while_cut_max: int | None = Field(default=None, ge=0)
+    """Rounds that anybody closed during each partition."""
+    members_at_end: tuple[str, ...] | None = None
+    """Whom the last epoch's list names."""
     all_commit_at_end: bool = False
     """The last round's head names a COMMIT of every peer: whoever had a fault takes part again."""
 
@@ -147,15 +210,16 @@ class Scenario(_Table):
     task: Task
     byzantine: tuple[ByzantinePeer, ...] = ()
     faults: tuple[Fault, ...] = ()
+    partitions: tuple[Partition, ...] = ()
     network: Conditions | None = None
     expected: Expected = Expected()
 
     @model_validator(mode="before")
     @classmethod
     def _everyone_is_a_member(cls, value: Any) -> Any:
-        """Unless the file says otherwise, registration closes when all peers are in."""
+        """Unless the file says otherwise, registration closes when all peers are in that do not join later."""
         if isinstance(value, dict) and isinstance(value.get("task", {}), dict):
-            task = {"members_min": value.get("peers"), "name": value.get("name"), **value.get("task", {})}
+            task = {"members_min": _peers_at_the_start(value), "name": value.get("name"), **value.get("task", {})}
             return {**value, "task": {name: item for name, item in task.items() if item is not None}}
         return value
 
@@ -173,6 +237,15 @@ class Scenario(_Table):
             seen.add(name)
             if round >= self.task.total_rounds:
                 raise ValueError(f"{table}: {name}: round {round} is after the last one, {self.task.total_rounds - 1}")
+        for partition in self.partitions:
+            cut = self.names_of(partition)
+            if len(cut) != len(partition.peers) or len(cut) == self.peers:
+                raise ValueError("partitions: names a peer twice, or all of them")
+        joining = [name for name, fault in self.faults_by_name.items() if fault.kind == "join"]
+        if self.names[0] in joining:
+            raise ValueError(f"faults: {self.names[0]} is the others' bootstrap and cannot join later")
+        if self.task.members_min > self.peers - len(joining):
+            raise ValueError(f"task.members_min is {self.task.members_min}, but {len(joining)} peers join later")
         cheaters = set(self.behaviours)
         for name in self.expected.caught:
             if name not in cheaters:
@@ -190,13 +263,16 @@ class Scenario(_Table):
 
     @property
     def conditions(self) -> Conditions | None:
-        """None: on loopback.  A cable to unplug takes a network, if a perfect one."""
-        unplugs = any(fault.kind == "unplug" for fault in self.faults)
-        return Conditions() if self.network is None and unplugs else self.network
+        """None: on loopback.  A cable to unplug or to cut takes a network, if a perfect one."""
+        cuts = bool(self.partitions) or any(fault.kind == "unplug" for fault in self.faults)
+        return Conditions() if self.network is None and cuts else self.network
 
     @property
     def faults_by_name(self) -> dict[str, Fault]:
         return {self._name("faults", entry.peer): entry for entry in self.faults}
+
+    def names_of(self, partition: Partition) -> frozenset[str]:
+        return frozenset(self._name("partitions", peer) for peer in partition.peers)
 
     def _name(self, table: str, peer: int | str) -> str:
         if isinstance(peer, int):
@@ -206,6 +282,13 @@ class Scenario(_Table):
         if peer not in self.names:
             raise ValueError(f"{table}: there is no peer {peer!r}; they are named peer0 to peer{self.peers - 1}")
         return peer
+
+
+def _peers_at_the_start(tables: dict[str, Any]) -> Any:
+    peers, faults = tables.get("peers"), tables.get("faults", ())
+    if not isinstance(peers, int) or not isinstance(faults, list):
+        return peers
+    return peers - sum(isinstance(fault, dict) and fault.get("kind") == "join" for fault in faults)
 
 
 def load(path: Path) -> Scenario:

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, Lost, PeerRecord, RoundClosed
-from p2pdfl.scenario.faults import Strike
+from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, Lost, Members, PeerRecord, RoundClosed
+from p2pdfl.scenario.faults import Cut, Strike
 from p2pdfl.scenario.spec import Conditions, Scenario
 
 
@@ -101,6 +101,7 @@ def summarize(
     wall_seconds: float,
     problems: Sequence[str] = (),
     strikes: Mapping[str, Strike] | None = None,
+    cuts: Sequence[Cut] = (),
     network: str = "loopback",
 ) -> Summary:
     """problems: what went wrong with the run itself (a stall, an interruption); any makes it not ok."""
@@ -114,6 +115,7 @@ def summarize(
     ]
     expected = judge(scenario, records, anchors, slashes, problems=problems)
     expected += _judge_faults(scenario, peers)
+    expected += _judge_cuts(scenario, cuts)
     if scenario.expected.all_commit_at_end:
         last = closed.get(scenario.task.total_rounds - 1)
         expected.append(_equal("COMMITs in the last round", len(records), last.commits if last else None))
@@ -155,7 +157,7 @@ def judge(
 ) -> list[Expectation]:
     """The scenario's expectations, and what every run must show."""
     honest = [record for record in records if record.name not in scenario.behaviours]
-    killed = {name for name, fault in scenario.faults_by_name.items() if fault.kind == "kill"}
+    killed = {name for name, fault in scenario.faults_by_name.items() if fault.is_for_good}
     unharmed = [record for record in honest if record.name not in killed]
     finished = [record for record in honest if record.result is not None]
     expected = scenario.expected
@@ -171,6 +173,11 @@ def judge(
         items.append(_at_least("honest peers that reached the end", count_min, len(finished)))
     anchors_min = scenario.task.epoch_count if expected.anchors_min is None else expected.anchors_min
     items.append(_at_least("anchored epochs", anchors_min, len(anchors)))
+
+    if expected.members_at_end is not None:
+        items.append(
+            _equal("members of the last epoch", sorted(expected.members_at_end), _last_members(records, honest))
+        )
 
     accuracies = [record.result.accuracy for record in finished if record.result and record.result.accuracy is not None]
     accuracy = median(accuracies) if accuracies else None
@@ -226,6 +233,19 @@ def _judge_faults(scenario: Scenario, peers: Sequence[PeerRow]) -> list[Expectat
     ]
 
 
+def _judge_cuts(scenario: Scenario, cuts: Sequence[Cut]) -> list[Expectation]:
+    expected, items = scenario.expected, []
+    for number, cut in enumerate(cuts):
+        what = "rounds closed while the network was cut" + ("" if len(cuts) == 1 else f" ({number + 1})")
+        if expected.closed_while_cut_min is not None:
+            items.append(_at_least(what, expected.closed_while_cut_min, cut.closed))
+        if expected.closed_while_cut_max is not None:
+            bound = expected.closed_while_cut_max
+            held = cut.closed is not None and cut.closed <= bound
+            items.append(Expectation(what=what, expected=f"<= {bound}", seen=cut.closed, held=held))
+    return items
+
+
 def _judge_agreement(
     finished: Sequence[PeerRecord], honest: Sequence[PeerRecord], anchors: Sequence[AnchorRow]
 ) -> list[Expectation]:
@@ -249,6 +269,14 @@ def _judge_agreement(
     items.append(_equal("rounds that honest peers closed with different heads", [], _split(heads)))
     items.append(_equal("rounds in which honest peers saw different beacons", [], _split(beacons)))
     return items
+
+
+def _last_members(records: Sequence[PeerRecord], honest: Sequence[PeerRecord]) -> list[str]:
+    """As honest peers told of the newest epoch; they agree on heads, hence on members."""
+    names = {record.address: record.name for record in records}
+    lists = [line for record in honest for line in record.all(Members)]
+    newest = max(lists, key=lambda line: line.epoch, default=None)
+    return [] if newest is None else sorted(names.get(address, address) for address in newest.addresses)
 
 
 def _split(values: Mapping[int, set[str]]) -> list[int]:
@@ -322,7 +350,7 @@ def _peer_row(
         address=record.address,
         behaviour=byzantine.behaviour if byzantine else None,
         from_round=byzantine.from_round if byzantine else None,
-        fault=f"{fault.kind} at round {fault.at_round}" if fault else None,
+        fault=None if fault is None else str(fault),
         noticed_s=noticed_s(strike, record, unstruck) if strike else None,
         caught_up_s=caught_up_s(strike, record, unstruck) if strike else None,
         ended=describe_end(record),

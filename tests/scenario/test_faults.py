@@ -24,6 +24,19 @@ def test_a_peer_that_jumped_over_the_round_is_struck_all_the_same() -> None:
     assert strike("stop", seconds=1).step(7, 7, 0.0) is Step.BEGIN
 
 
+def test_an_instant_within_the_round_comes_after_its_delay() -> None:
+    fault = Strike(strike("kill").fault, delay_s=1.5)
+    assert fault.step(4, 4, 10.0) is None
+    assert fault.step(5, 5, 11.0) is None
+    assert fault.step(5, 5, 11.5) is Step.BEGIN
+
+
+def test_a_killed_peer_that_is_to_come_back_does_so() -> None:
+    fault = strike("kill", seconds=3)
+    assert fault.step(4, 4, 0.0) is Step.BEGIN
+    assert fault.step(4, 4, 3.0) is Step.END
+
+
 def test_a_kill_has_no_end() -> None:
     fault = strike("kill")
     fault.step(4, 4, 0.0)

@@ -131,6 +131,22 @@ def test_a_cable_is_pulled_and_put_back(delay_ms: int) -> None:
         assert there.recv(100) == b"and back"
 
 
+@pytest.mark.parametrize("delay_ms", [0, 1], ids=["bridge", "delay"])
+def test_a_network_that_is_cut_carries_nothing_across_until_it_is_healed(delay_ms: int) -> None:
+    with networked(4, delay_ms=delay_ms) as process:
+        sockets = {name: socket_of(process, name) for name in process.places}
+        process.cut(["peer2", "peer3"])
+        for sender, receiver in (("peer0", "peer2"), ("peer3", "peer1")):
+            send(process, b"across", sockets[sender], receiver)
+        for sender, receiver in (("peer0", "peer1"), ("peer3", "peer2")):
+            send(process, b"beside", sockets[sender], receiver)
+            assert sockets[receiver].recv(100) == b"beside"
+        process.heal()
+        for sender, receiver in (("peer0", "peer2"), ("peer3", "peer1")):
+            send(process, b"healed", sockets[sender], receiver)
+            assert sockets[receiver].recv(100) == b"healed"
+
+
 def test_the_chain_is_reached_at_the_same_url_inside_a_namespace() -> None:
     inside = namespaces.path_of(namespaces.create())
     namespaces.run(inside, ["ip", "link", "set", "lo", "up"])

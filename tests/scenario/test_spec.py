@@ -55,6 +55,18 @@ def test_registration_waits_for_all_peers_unless_the_file_says_otherwise(tmp_pat
     assert scenario_of(tmp_path, fewer).task.members_min == 3
 
 
+def test_who_joins_later_is_not_waited_for(tmp_path: Path) -> None:
+    assert scenario_of(tmp_path, TEXT.replace('kind = "kill"', 'kind = "join"')).task.members_min == 3
+
+
+def test_a_network_to_cut_is_one(tmp_path: Path) -> None:
+    start, end = TEXT.index("[network]"), TEXT.index("[expected]")
+    text = TEXT[:start] + '[[partitions]]\npeers = [0, "peer3"]\nat_round = 1\nrounds = 2\n' + TEXT[end:]
+    scenario = scenario_of(tmp_path, text)
+    assert scenario.conditions == Conditions()
+    assert scenario.names_of(scenario.partitions[0]) == {"peer0", "peer3"}
+
+
 def test_conditions_are_those_of_the_file_and_none_without(tmp_path: Path) -> None:
     conditions = scenario_of(tmp_path, TEXT).conditions
     assert conditions is not None
@@ -84,7 +96,14 @@ def test_a_cable_to_unplug_takes_a_network(tmp_path: Path) -> None:
         ("from_round = 2", "from_round = 9", "round 9 is after the last one, 8"),
         ('kind = "kill"', 'kind = "pause"', r"faults\.0\.kind"),
         ("at_round = 1", "at_round = -1", r"faults\.0\.at_round"),
-        ("at_round = 1", "at_round = 1\nseconds = 3", r"faults\.0: .* a kill is for good"),
+        ("at_round = 1", "at_round = 1\nseconds = 3\nrounds = 1", r"faults\.0: .* not both"),
+        ("at_round = 1", "at_round = 1\nlose_disk = true", r"faults\.0: .* killed and started again"),
+        ('kind = "kill"', 'kind = "leave"\nseconds = 3', r"faults\.0: .* for good"),
+        ('peer = "peer2"\nkind = "kill"', 'peer = "peer0"\nkind = "join"', "peer0 is the others' bootstrap"),
+        ("[network]", "[[partitions]]\npeers = [1]\nat_round = 1\n\n[network]", r"partitions\.0: .* needs either"),
+        ("[network]", "[[partitions]]\npeers = []\nat_round = 1\nrounds = 1\n\n[network]", r"partitions\.0\.peers"),
+        ("[network]", "[[partitions]]\npeers = [0, 1, 2, 3]\nat_round = 1\nrounds = 1\n\n[network]", "or all of them"),
+        ("[network]", '[[partitions]]\npeers = [1, "peer1"]\nat_round = 1\nrounds = 1\n\n[network]', "a peer twice"),
         ('kind = "kill"', 'kind = "stop"', r"faults\.0: .* either seconds or rounds"),
         ('kind = "kill"', 'kind = "unplug"\nseconds = 3\nrounds = 1', r"faults\.0: .* either seconds or rounds"),
         ('kind = "kill"', 'kind = "stop"\nseconds = 0', r"faults\.0\.seconds"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from p2pdfl.scenario.events import PeerRecord
-from p2pdfl.scenario.faults import Strike
+from p2pdfl.scenario.faults import Cut, Strike
 from p2pdfl.scenario.spec import Fault, Scenario
 from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, caught_up_s, noticed_s, summarize
 from scenario.runs import ADDRESSES, ANCHORS, ROUNDS, SLASHES, a_record, a_scenario, events_of, head, the_records
@@ -233,6 +233,24 @@ def test_a_fault_that_nobody_noticed_in_time_is_told() -> None:
     scenario = Scenario.model_validate({**a_scenario(noticed_s_max=10).model_dump(), **fields})
     summary = summarize(scenario, the_records(), ANCHORS, SLASHES, wall_seconds=1.0)
     assert failures(summary) == ["peer3's fault is noticed by all others: seconds"]
+
+
+@pytest.mark.parametrize(("bound", "held"), [({"max": 1}, False), ({"min": 2}, True), ({"min": 3}, False)])
+def test_rounds_closed_while_the_network_was_cut_are_judged(bound: dict[str, int], held: bool) -> None:
+    [(name, count)] = bound.items()
+    fields = {"peers": 4, "partitions": ({"peers": (3,), "at_round": 1, "seconds": 5},)}
+    stated = a_scenario(**{f"closed_while_cut_{name}": count})
+    scenario = Scenario.model_validate({**stated.model_dump(), **fields})
+    cut = Cut(scenario.partitions[0], closed=2)
+    summary = summarize(scenario, the_records(), ANCHORS, SLASHES, wall_seconds=1.0, cuts=[cut])
+    assert failures(summary) == ([] if held else ["rounds closed while the network was cut"])
+
+
+def test_who_is_a_member_in_the_end_is_judged() -> None:
+    members = {"event": "members", "epoch": 1, "addresses": [ADDRESSES["peer0"], ADDRESSES["peer3"]]}
+    records = [a_record(name, lambda events: [*events, members]) for name in ADDRESSES]
+    assert summary_of(records, members_at_end=("peer0", "peer3")).ok
+    assert failures(summary_of(records, members_at_end=("peer0",))) == ["members of the last epoch"]
 
 
 def test_a_peer_that_does_not_take_part_again_is_told() -> None:
