@@ -13,7 +13,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-LONG_TESTS := tests/net/hostile tests/net/test_nat.py tests/net/test_circuit.py tests/test_doctor.py
+LONG_TESTS := tests/net/hostile tests/net/test_nat.py tests/net/test_circuit.py tests/test_doctor.py \
+	tests/scenario/test_long_scenarios.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -53,7 +54,7 @@ test: $(READY) ## all tests but those of test-long; ARGS='-m "not slow"' and the
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=,$(LONG_TESTS)) $(ARGS)
 
 .PHONY: test-long
-test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor: minutes each
+test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor, churn, partitions: minutes each
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(LONG_TESTS) $(ARGS)
 
 .PHONY: check

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import trio
+
+logger = logging.getLogger(__name__)
 
 NAME = "status.json"
 WRITE_S = 5.0
@@ -23,7 +26,10 @@ async def kept(home: Path, describe: Callable[[], Mapping[str, object]]) -> Asyn
 
     async def keep() -> None:
         while True:
-            write_whole(path, {"pid": os.getpid(), **describe()})
+            try:
+                write_whole(path, {"pid": os.getpid(), **describe()})
+            except OSError as error:  # nothing but `p2pdfl doctor` reads it
+                logger.warning("%s: %s; what this peer sees is not written", path, error)
             await trio.sleep(WRITE_S)
 
     async with trio.open_nursery() as nursery:
@@ -32,7 +38,8 @@ async def kept(home: Path, describe: Callable[[], Mapping[str, object]]) -> Asyn
             yield
         finally:
             nursery.cancel_scope.cancel()
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
 
 def of_running(home: Path) -> dict[str, Any] | None:

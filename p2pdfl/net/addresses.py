@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import partial
 
 import trio
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
+from p2pdfl import threads
+
 IP = ("ip4", "ip6")
 NAMED = ("dns", "dns4", "dns6")
 CIRCUIT = "/p2p-circuit"
 RESOLVED_MAX = 8
 """Addresses of one name that are dialled."""
+LOOKUPS_AT_ONCE = 8
+"""In threads of their own: training and the store must not wait for a stranger's name servers."""
 FAMILIES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 
@@ -137,14 +142,27 @@ def plain_ip(host: str) -> str:
     return str(mapped or address)
 
 
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("lookups")
+
+
+def _lookups() -> trio.CapacityLimiter:
+    """ATTACK: a name whose servers never answer holds its thread for a minute, whoever gave up waiting."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        _limiter.set(trio.CapacityLimiter(LOOKUPS_AT_ONCE))
+        return _limiter.get()
+
+
 async def resolve(address: Multiaddr) -> list[Multiaddr]:
     """The address with its name replaced by each IP address that the machine's own resolver, with its hosts file, has
     for it.  Raises Unresolved."""
     _, kind, name, *rest = str(address).split("/")
     if kind not in NAMED:
         return [address]
+    look_up = partial(socket.getaddrinfo, name, None, family=FAMILIES[kind], type=socket.SOCK_STREAM)
     try:
-        found = await trio.socket.getaddrinfo(name, None, family=FAMILIES[kind], type=socket.SOCK_STREAM)
+        found = await threads.run(look_up, limiter=_lookups())
     except OSError as error:
         raise Unresolved(f"{name}: {error.strerror or error}") from error
     hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))[:RESOLVED_MAX]

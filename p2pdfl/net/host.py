@@ -163,7 +163,10 @@ async def open_network(
             except Exception as error:  # noqa: BLE001 - whatever the library dies of, the node does not
                 cause = error
             else:
-                continue
+                if closing.is_set():
+                    break
+                # what it died of was lost where closing it was cut short
+                cause = NetworkFailed("it ended, and took too long to close")
             adapter.close_sockets(network._host)
             counters["library restarts"] += 1
             logger.warning("the network library failed and is started again: %s", _first_cause(cause))

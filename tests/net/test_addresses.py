@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from multiaddr import Multiaddr
 
 from p2pdfl.net import addresses
@@ -109,6 +110,15 @@ async def test_a_name_is_what_the_machine_itself_takes_it_for() -> None:
 
 
 @pytest.mark.net
+async def test_names_are_looked_up_in_threads_of_their_own() -> None:
+    """Else names that are never answered take those of the store and of training."""
+    others = trio.to_thread.current_default_thread_limiter()
+    for number in range(int(others.total_tokens)):
+        others.acquire_on_behalf_of_nowait(number)
+    with trio.fail_after(5):
+        assert await addresses.resolve(Multiaddr("/dns4/localhost/tcp/9000"))
+
+
 async def test_a_name_that_nobody_knows() -> None:
     with pytest.raises(addresses.Unresolved, match=r"nowhere\.invalid: "):
         await addresses.resolve(Multiaddr("/dns4/nowhere.invalid/tcp/9000"))

@@ -13,18 +13,24 @@ from p2pdfl.scenario import report, runner, spec
 from p2pdfl.scenario.namespaces import Unavailable
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
+LONG = {"churn", "partition", "partition_minority"}
+"""In `make test-long`: a minute each."""
 PEERS_MAX = 8
-"""Those with more are for benchmarks/scenarios.py: two cores have a minute's work with them."""
+"""Others with more are for benchmarks/scenarios.py: two cores have a minute's work with them."""
+
+
+def names() -> list[str]:
+    return [path.stem for path in sorted(SCENARIOS.glob("*.toml")) if spec.load(path).peers <= PEERS_MAX]
 
 
 @pytest.mark.slow
 @pytest.mark.scenario
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sorted(SCENARIOS.glob("*.toml")) if spec.load(path).peers <= PEERS_MAX],
-    ids=lambda path: path.stem,
-)
-def test_the_scenario_comes_out_as_it_expects(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted({*names()} - LONG))
+def test_the_scenario_comes_out_as_it_expects(name: str, tmp_path: Path) -> None:
+    check(SCENARIOS / f"{name}.toml", tmp_path)
+
+
+def check(path: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     try:
         summary = runner.run(path, tmp_path, peer_entry=PEER_ENTRY, console=console)
