@@ -472,6 +472,7 @@ class Run:
             chain_block=self._chain_block,
             banned=frozenset(self.banned),
             undelivered=self._undelivered,
+            sharing=setup.sharing,
         )
         epoch = context.epoch
         me = epoch.indices.get(setup.address)
