@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal, Protocol
@@ -66,7 +66,7 @@ from p2pdfl.sim.disk import Disk, SlotTaken
 from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
 from p2pdfl.sim.network import Network, PlainNetwork
 from p2pdfl.task import Task
-from p2pdfl.types import Address, BlockNumber, Digest, Outcome, Packet, Registration, Round
+from p2pdfl.types import Address, BlockNumber, Digest, Outcome, Packet, Registration, Round, UpdateEntry
 
 ENVELOPE_BYTES = 200
 """Of a packet on the wire, beside its payload: envelope and signature."""
@@ -169,10 +169,13 @@ class World:
         sharing: Sharing = pvss,
         late_count: int = 0,
         disk: Callable[[], Disk] = Disk,
+        on_made: Callable[[World], object] = lambda world: None,
     ) -> None:
         """wrap, forge: Byzantine peers by index.  is_lost(sender, receiver, now_ms): dropped messages.
         network: instead of latency_ms and is_lost.  late_count: how many of the peers are not registered at first;
-        they follow until the chain lets them in.  disk: for disks that break their promises."""
+        they follow until the chain lets them in.  disk: for disks that break their promises.
+        on_made: given the world before it wraps the first peer."""
+        on_made(self)
         self._wrap = wrap
         self._authors: dict[Digest, Address] = {}
         self.undecodable: set[Digest] = set()
@@ -184,6 +187,8 @@ class World:
         self.message_count = 0
         self.byte_count = 0
         self._random = random.Random(seed)
+        self._weights = random.Random(f"weights/{seed}")
+        """Of batch verification; apart, since what is verified together must not change what comes after."""
         self._sharing = sharing
         self.network = network or PlainNetwork(latency_ms=latency_ms, is_lost=is_lost)
         self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
@@ -235,6 +240,9 @@ class World:
             sharing=self._sharing,
         )
         return Run(setup, self.genesis, signed)
+
+    def entropy(self, count: int) -> bytes:
+        return self._random.randbytes(count)
 
     def at(self, time_ms: int, action: Callable[..., object], *arguments: Any) -> None:
         self._sequence += 1
@@ -446,7 +454,7 @@ class World:
                 self._later(index, Decrypted(round=effect.round, share=share), 1)
             case CheckCommits():
                 checked = tuple(check.body for check in effect.checks)
-                invalid = check_commits(effect, entropy, self._sharing)
+                invalid = check_commits(effect, self._weights.randbytes, self._sharing)
                 self._later(index, CommitsChecked(round=effect.round, checked=checked, invalid=invalid), 3)
             case Train():
                 update = peer.forge(honest_update(effect.parent_state, effect.seed))
@@ -457,9 +465,7 @@ class World:
                 self._receive_body(index, effect.update)
                 self._transmit(index, range(len(self.peers)), UPDATE_STAND_IN_BYTES, self._receive_body, effect.update)
             case Aggregate():
-                state = effect.parent_state
-                if effect.updates:
-                    state = sha256(state + b"".join(entry.update for entry in effect.updates)).digest()
+                state = aggregated_state(effect.parent_state, effect.updates)
                 self._later(index, Aggregated(round=effect.round, updates=effect.updates, state=state), 2)
             case Replay():
                 is_honest = honest_update(effect.parent_state, effect.seed) == effect.update
@@ -567,6 +573,12 @@ class World:
 
 def honest_update(parent_state: Digest, seed: Digest) -> Digest:
     return sha256(b"update" + parent_state + seed).digest()
+
+
+def aggregated_state(parent_state: Digest, updates: Sequence[UpdateEntry]) -> Digest:
+    if not updates:
+        return parent_state
+    return sha256(parent_state + b"".join(entry.update for entry in updates)).digest()
 
 
 _TICK = Tick()
