@@ -13,7 +13,7 @@ from typing import Any
 
 from p2pdfl import codec
 from p2pdfl.crypto import envelope, pvss
-from p2pdfl.protocol import agreement, assignment, audit, evidence, history, perform, round, run
+from p2pdfl.protocol import agreement, assignment, audit, evidence, history, perform, resync, round, run
 from p2pdfl.protocol import beacon as beacon_module
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
 from p2pdfl.protocol.sharing import Sharing
@@ -171,12 +171,14 @@ def installed() -> Iterator[None]:
     decode = _decode_payload(codec.decode_payload)
     digest_of = _by_identity(codec.digest_of, Cache(2_000))
     head_digest = _by_identity(envelope.head_digest, Cache(2_000))
+    packet_id = _by_identity(resync.packet_id, Cache())
     certificate_check = _certificate_check(agreement.is_certificate)
     context = _dealing_context(beacon_module.dealing_context)
     patches: list[tuple[Any, str, Any]] = [
         *((module, "recover", recover) for module in (agreement, audit, evidence, run)),
         (run, "decode_payload", decode),
         *((module, "head_digest", head_digest) for module in (run, round)),
+        *((module, "packet_id", packet_id) for module in (run, resync)),
         (round, "digest_of", digest_of),
         (round, "is_certificate", certificate_check),
         (round, "dealing_context", context),

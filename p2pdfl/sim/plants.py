@@ -4,6 +4,7 @@ them.
     quorum   a quorum of one vote less
     share    the share of the next beacon goes out at the notarization, before the certificate
     slot     what is signed is not on disk, so after a crash a slot is signed again
+    leak     others are answered with what is signed but not on disk yet
     third    no bug, but one Byzantine member too many
 """
 
@@ -25,7 +26,7 @@ from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.world import World
 from p2pdfl.types import ZERO_DIGEST, Commit, Kind, Packet, Propose
 
-Plant = Literal["quorum", "share", "slot", "third"]
+Plant = Literal["quorum", "share", "slot", "leak", "third"]
 
 
 class ForgetfulDisk(Disk):
