@@ -25,7 +25,7 @@ SIZES = ((64, 50), (256, 10))
 GROWTH = (4, 8, 16, 32, 64, 128, 256)
 GROWTH_ROUNDS = 4
 DOCS = Path(__file__).parent.parent / "docs"
-COLUMNS = ("peers", "rounds", "seconds", "mebibytes", "messages_per_peer_round", "bytes_per_peer_round")
+COLUMNS = ("peers", "rounds", "seconds", "cpu_seconds", "mebibytes", "messages_per_peer_round", "bytes_per_peer_round")
 
 
 def measure(peers: int, rounds: int) -> tuple[float, ...]:
@@ -34,14 +34,14 @@ def measure(peers: int, rounds: int) -> tuple[float, ...]:
         training_rounds=max(1, rounds - 3), verdict_rounds=1, epoch_rounds=max(3, rounds // 2), members_min=4
     )
     with caches.installed():
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
         world = World(task, peers, seed=1, sharing=StandInSharing())
         world.run(until_ms=24 * 3_600_000, until=lambda: world.peers[0].run.is_finished and world.is_finished())
-        seconds = time.perf_counter() - start_s
+        seconds, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
     assert world.is_finished()
     work = peers * task.total_rounds
     mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return (seconds, mebibytes, world.message_count / work, world.byte_count / work)
+    return (seconds, cpu_s, mebibytes, world.message_count / work, world.byte_count / work)
 
 
 def measure_apart(peers: int, rounds: int) -> list[str]:
@@ -76,7 +76,7 @@ def _plot(rows: list[list[str]]) -> None:
 
     peers = [int(row[0]) for row in rows]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    for axis, column, label in ((axes[0], 4, "messages"), (axes[1], 5, "bytes")):
+    for axis, column, label in ((axes[0], 5, "messages"), (axes[1], 6, "bytes")):
         values = [float(row[column]) for row in rows]
         axis.loglog(peers, values, "o-", base=2)
         axis.set_xticks(peers, [str(count) for count in peers])

@@ -10,6 +10,7 @@ import pytest
 
 from p2pdfl.crypto import pvss
 from p2pdfl.sim import caches
+from p2pdfl.sim.check import Watch
 from p2pdfl.sim.hunt import Case, draw_case, make_world, run_case
 from p2pdfl.sim.plants import Plant
 from p2pdfl.sim.world import World
@@ -111,3 +112,22 @@ def test_after_the_calm_nothing_is_lost_and_everybody_is_up() -> None:
 )
 def test_a_planted_bug_is_found(plant: Plant, seed: int, found: str) -> None:
     assert found in "\n".join(run_case(draw_case(seed, plant=plant)).violations)
+
+
+def _violations_of_a_slow_disk(seed: int, *, is_leaky: bool) -> list[str]:
+    """Asked while its COMMIT is on the way to the disk, then killed: the slot is open again after the restart."""
+    world = a_world(seed=seed)
+    world.is_leaky = is_leaky
+    world.peers[1].disk_ms = 400
+    world.crash(1, "before_write")
+    world.at(600, world.restart, 1)
+    watch = Watch(world=world, byzantine=frozenset(), bound_ms=100_000)
+    world.run(until_ms=300_000, until=lambda: watch.is_over or (world.is_finished() and world.peers[1].is_up))
+    return watch.violations
+
+
+def test_what_is_signed_is_nobodys_before_it_is_on_disk() -> None:
+    """ATTACK: a question at the right moment, which the node answered."""
+    seeds = range(1, 6)
+    assert any(_violations_of_a_slow_disk(seed, is_leaky=True) for seed in seeds)
+    assert not any(_violations_of_a_slow_disk(seed, is_leaky=False) for seed in seeds)
