@@ -15,7 +15,7 @@ from p2pdfl.sim.hunt import Case, draw_case, make_world, run_case
 from p2pdfl.sim.plants import Plant
 from p2pdfl.sim.world import World
 
-from .runs import a_world, run_checked
+from .runs import a_world
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,9 @@ def test_the_log_does_not_depend_on_the_process() -> None:
 
 def test_what_is_remembered_changes_nothing() -> None:
     def run() -> World:
-        return run_checked(a_world(5, task={"training_rounds": 1}))
+        world = a_world(5, task={"training_rounds": 1})
+        world.run(until_ms=60_000, until=world.is_finished)
+        return world
 
     plain = run().log.digest
     with caches.installed():
