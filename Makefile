@@ -7,6 +7,10 @@ NAME ?=
 RUN ?=
 ARGS ?=
 MINUTES ?= 10
+SEED ?= 1
+SEEDS ?=
+PEERS ?=
+ROUNDS ?=
 # test files run at the same time; 0: one after the other, in make's own process
 WORKERS ?= 2
 
@@ -109,6 +113,15 @@ interop-run: interop/node_modules/.ready
 interop/node_modules/.ready: interop/package-lock.json
 	@cd interop && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
+
+SIM_SIZE = $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+.PHONY: sim sim-hunt
+sim: $(READY) ## SEED=1 PEERS= ROUNDS=: one simulated run with its faults and liars, the same every time
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m p2pdfl.sim replay --seed '$(SEED)' $(SIM_SIZE) $(ARGS)
+
+sim-hunt: $(READY) ## MINUTES=10 or SEEDS=0:1000: simulated runs until one breaks something; ARGS='--plant quorum'
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m p2pdfl.sim hunt $(if $(SEEDS),--seeds '$(SEEDS)',--minutes '$(MINUTES)') $(SIM_SIZE) $(ARGS)
 
 .PHONY: bench
 bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; aggregation and pulls by themselves

@@ -23,6 +23,7 @@ import trio
 
 from p2pdfl import params, threads
 from p2pdfl import task as task_file
+from p2pdfl.behaviours import ByzantineMachine, Deviation
 from p2pdfl.chain.client import ChainClient, fund
 from p2pdfl.chain.rpc import ChainError, ChainUnreachable, Refused, Reverted
 from p2pdfl.chain.sender import Receipt
@@ -42,7 +43,7 @@ from p2pdfl.node import Machine, Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Genesis, Run
 from p2pdfl.protocol.setup import Setup
-from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviation, ForgetfulStore
+from p2pdfl.scenario.byzantine import ByzantineCompute, ForgetfulStore
 from p2pdfl.status import kept, write_whole
 from p2pdfl.store import Store, StoreError
 from p2pdfl.task import Deployment, Task, TaskError

@@ -127,6 +127,8 @@ class Node:
     _asking: set[bytes] = field(default_factory=set)
     """Members that owe an answer to a resync."""
     _answering: set[bytes] = field(default_factory=set)
+    _turn: trio.Lock = field(default_factory=trio.Lock)
+    """Held while effects are performed."""
 
     async def run(self, *, on_result: Callable[[NodeResult], None], linger_s: float) -> None:
         """Until the last round is closed and what this node owes the chain is there; then reports its result, and
@@ -178,10 +180,11 @@ class Node:
         self._round_start_ms = now_ms
         effects = self.machine.start(now_ms)
         while True:
-            for effect in effects:
-                await self._perform(effect)
-                if isinstance(effect, Finished):
-                    return
+            async with self._turn:
+                for effect in effects:
+                    await self._perform(effect)
+                    if isinstance(effect, Finished):
+                        return
             event = await self._next_event()
             try:
                 effects = self.machine.handle(event, self.journal.now_ms)
@@ -472,9 +475,12 @@ class Node:
         try:
             # from the disk, before the machine is asked: it must not wait, and nothing else waits for the disk
             stored = None if request.round >= self._round else await threads.run(self.store.round, request.round)
-            reply = self.machine.resync_reply(
-                request, lambda _: None if stored is None else (stored.packets, stored.certificate)
-            )
+            # The machine has what it signed before the disk has it.  Given away too early, and then a crash: the slot
+            # would be signed again.
+            async with self._turn:
+                reply = self.machine.resync_reply(
+                    request, lambda _: None if stored is None else (stored.packets, stored.certificate)
+                )
             return await threads.run(encode, reply)
         finally:
             self._answering.discard(peer)

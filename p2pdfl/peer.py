@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from p2pdfl import runtime
 
 if TYPE_CHECKING:
-    from p2pdfl.scenario.byzantine import Deviation
+    from p2pdfl.behaviours import Deviation
 
 EXIT_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -206,7 +206,7 @@ def _address(check: Callable[[str], object], text: str) -> str:
 
 
 def _deviation(text: str) -> Deviation:
-    from p2pdfl.scenario.byzantine import Deviation
+    from p2pdfl.behaviours import Deviation
 
     try:
         return Deviation.parse(text)

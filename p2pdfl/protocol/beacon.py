@@ -12,6 +12,7 @@ from hashlib import sha256
 
 from p2pdfl.crypto import pvss
 from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.types import Address, Dealing, Digest, MemberIndex, Point, Round, Share
 
 
@@ -25,6 +26,7 @@ class FixedDealings:
     holders: EpochMembers
     summed: tuple[Point, ...]
     """[holder]"""
+    sharing: Sharing = pvss
 
     def share_context(self, holder: MemberIndex) -> bytes:
         return pvss.share_context(
@@ -39,14 +41,23 @@ class FixedDealings:
 
     def recover(self, shares: Mapping[MemberIndex, Share]) -> Digest:
         """beacon[round + 2] from verified shares.  Raises pvss.TooFewShares below the threshold."""
-        point = pvss.recover({holder: share.decrypted for holder, share in shares.items()}, self.holders.threshold)
+        point = self.sharing.recover(
+            {holder: share.decrypted for holder, share in shares.items()}, self.holders.threshold
+        )
         return pvss.beacon(self.task, self.round + 2, self.head, point)
 
 
 def fix_dealings(
-    *, task: Digest, round: Round, head: Digest, holders: EpochMembers, dealings: Sequence[Dealing]
+    *,
+    task: Digest,
+    round: Round,
+    head: Digest,
+    holders: EpochMembers,
+    dealings: Sequence[Dealing],
+    sharing: Sharing = pvss,
 ) -> FixedDealings:
-    return FixedDealings(task=task, round=round, head=head, holders=holders, summed=pvss.sum_dealings(dealings))
+    summed = sharing.sum_dealings(dealings)
+    return FixedDealings(task=task, round=round, head=head, holders=holders, summed=summed, sharing=sharing)
 
 
 def dealing_context(task: Digest, round: Round, dealer: Address, holders: EpochMembers) -> bytes:

@@ -9,10 +9,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from p2pdfl import params
+from p2pdfl.crypto import pvss
 from p2pdfl.protocol.assignment import Assignment, compute_assignment
 from p2pdfl.protocol.beacon import fix_dealings
 from p2pdfl.protocol.membership import EpochMembers, select_members
 from p2pdfl.protocol.round import RoundContext
+from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.task import Task
 from p2pdfl.types import (
     ZERO_DIGEST,
@@ -64,6 +66,7 @@ def compute_context(
     chain_block: Digest,
     banned: frozenset[Address],
     undelivered: Collection[Address],
+    sharing: Sharing = pvss,
 ) -> RoundContext:
     """closed: the last AUDIT_LAG rounds at least.  parent, parent_state, chain_block: the last head and its words.
     undelivered: whose last committed update was in no head."""
@@ -92,7 +95,9 @@ def compute_context(
         beacon=beacon,
         fixed=None
         if last is None
-        else fix_dealings(task=task_id, round=round - 1, head=parent, holders=epoch, dealings=last.dealings),
+        else fix_dealings(
+            task=task_id, round=round - 1, head=parent, holders=epoch, dealings=last.dealings, sharing=sharing
+        ),
         dealt_to=epochs.get(task.epoch_of(round + 1), epoch),
         assignment=assignment,
         is_training_round=round < task.training_rounds,

@@ -130,6 +130,8 @@ class HeldCommit:
     member: MemberIndex
     commit: Commit
     packet: Packet
+    promised: UpdateEntry | None
+    """The update that counts if its bytes come: committed by a trainer of this round."""
 
 
 CommitKey = tuple[MemberIndex, Digest]
@@ -168,6 +170,12 @@ class OpenRound:
     held_updates: set[UpdateEntry] = field(default_factory=set)
     """ATTACK: by author too, since another may commit the same digest, and under its header the bytes are invalid."""
     bad_updates: set[UpdateEntry] = field(default_factory=set)
+    committed: set[MemberIndex] = field(default_factory=set)
+    """Whose COMMIT is among `commits`."""
+    awaited: dict[UpdateEntry, None] = field(default_factory=dict)
+    """Promised, and neither held nor bad yet; in the order of the COMMITs."""
+    unwanted: list[UpdateEntry] = field(default_factory=list)
+    """Those of the awaited that have not been asked for since the last resync."""
     states: dict[tuple[UpdateEntry, ...], Digest] = field(default_factory=dict)
     aggregating: set[tuple[UpdateEntry, ...]] = field(default_factory=set)
 
@@ -258,8 +266,23 @@ class OpenRound:
 
     def on_commit(self, packet: Packet, commit: Commit, sender: MemberIndex, *, is_own: bool) -> None:
         """is_own: this member signed it itself, which is more than that its key did."""
-        held = HeldCommit(sender, commit, packet)
-        (self.commits if is_own else self.unchecked)[sender, packet.envelope.body] = held
+        promised = None
+        if self._is_trainer(sender) and commit.update != ZERO_DIGEST:
+            promised = UpdateEntry(member=sender, update=commit.update)
+        held = HeldCommit(sender, commit, packet, promised)
+        if is_own:
+            self._take_commit((sender, packet.envelope.body), held)
+        else:
+            self.unchecked[sender, packet.envelope.body] = held
+
+    def _take_commit(self, key: CommitKey, held: HeldCommit) -> None:
+        self.commits[key] = held
+        self.committed.add(held.member)
+        entry = held.promised
+        if entry is None or entry in self.awaited or entry in self.held_updates or entry in self.bad_updates:
+            return
+        self.awaited[entry] = None
+        self.unwanted.append(entry)
 
     def on_checked(self, checked: tuple[Digest, ...], invalid: frozenset[Digest]) -> list[MemberIndex]:
         """Returns the members whose COMMIT proved invalid: an objective fault."""
@@ -270,7 +293,7 @@ class OpenRound:
                 self.invalid.add((held.member, body))
                 culprits.append(held.member)
             else:
-                self.commits[held.member, body] = held
+                self._take_commit((held.member, body), held)
         return culprits
 
     # --- reveal -----------------------------------------------------------------
@@ -278,8 +301,9 @@ class OpenRound:
     def on_update(self, author: MemberIndex, update: Digest, *, valid: bool) -> bool:
         """Whether it is one that counts: committed by a trainer of this round."""
         entry = UpdateEntry(member=author, update=update)
-        if entry not in self._promised(self.commits.values()):
+        if entry not in self.awaited and entry not in self.held_updates and entry not in self.bad_updates:
             return False
+        self.awaited.pop(entry, None)
         (self.held_updates if valid else self.bad_updates).add(entry)
         return True
 
@@ -354,7 +378,9 @@ class OpenRound:
         outputs: list[Output] = []
         outputs += self._commit(now_ms)
         outputs += self._check_commits()
-        outputs += [want for entry in self._awaited_updates() for want in self._want(entry, fetch=False)]
+        if self.unwanted:
+            outputs += [want for entry in self.unwanted if entry in self.awaited for want in self._want(entry)]
+            self.unwanted.clear()
         outputs += self._end_phases(now_ms)
         outputs += self._change_view(now_ms)
         outputs += self._propose(now_ms)
@@ -398,13 +424,17 @@ class OpenRound:
         ]
 
     def _end_phases(self, now_ms: int) -> list[Output]:
+        if self.phase is Phase.PROPOSE:
+            return []
         outputs: list[Output] = []
         task = self.setup.task
-        committed = {held.member for held in self.commits.values()}
+        committed = self.committed
         if self.phase is Phase.COMMIT:
             is_late = now_ms >= self.deadline_ms
+            if len(committed) < self.context.epoch.quorum:
+                return []
             missing = self.context.present - committed - {member for member, _ in self.invalid}
-            if len(committed) < self.context.epoch.quorum or (missing and not is_late):
+            if missing and not is_late:
                 return []
             self.phase = Phase.REVEAL
             self.was_late |= bool(missing)
@@ -415,7 +445,7 @@ class OpenRound:
                 outputs.append(Reveal(round=self.context.round, update=own))
         if self.phase is Phase.REVEAL:
             is_late = now_ms >= self.deadline_ms
-            is_waiting = any(entry.member not in self.context.undelivered for entry in self._awaited_updates())
+            is_waiting = any(entry.member not in self.context.undelivered for entry in self.awaited)
             if is_waiting and not is_late:
                 return outputs
             self.phase = Phase.PROPOSE
@@ -531,7 +561,8 @@ class OpenRound:
             return []
         self.resync_ms = now_ms + self.setup.task.resync_ms
         self.asked.clear()
-        wanted = [] if self.phase is Phase.COMMIT else self._awaited_updates()
+        self.unwanted = list(self.awaited)
+        wanted = [] if self.phase is Phase.COMMIT else self.unwanted
         return [
             Resync(round=self.context.round),
             *(output for entry in wanted for output in self._want(entry, fetch=True)),
@@ -566,17 +597,8 @@ class OpenRound:
         return contents, equivocations, verdicts
 
     def _promised(self, commits: Iterable[HeldCommit]) -> Iterator[UpdateEntry]:
-        """The updates that count if their bytes come: committed by this round's trainers."""
-        for held in commits:
-            if self._is_trainer(held.member) and held.commit.update != ZERO_DIGEST:
-                yield UpdateEntry(member=held.member, update=held.commit.update)
-
-    def _awaited_updates(self) -> list[UpdateEntry]:
-        return [
-            entry
-            for entry in self._promised(self.commits.values())
-            if entry not in self.held_updates and entry not in self.bad_updates
-        ]
+        """The updates that count if their bytes come."""
+        return (held.promised for held in commits if held.promised is not None)
 
     def check_proposal(self, propose: Propose, view: View, sender: MemberIndex) -> None:
         """What can be checked without what the proposal names.  Raises Reject."""
@@ -612,7 +634,7 @@ class OpenRound:
     def _omits(self, propose: Propose) -> bool:
         """Whether a fresh proposal leaves out what this member held at its deadline (before it: holds now)."""
         committed, updates = self.required or (
-            frozenset(held.member for held in self.commits.values()),
+            frozenset(self.committed),
             frozenset(self.held_updates),
         )
         named = [(entry.member, entry.body) for entry in propose.contents.commits]
@@ -683,7 +705,7 @@ class OpenRound:
         self.aggregating.add(updates)
         return [Aggregate(round=self.context.round, parent_state=self.context.parent_state, updates=updates)]
 
-    def _want(self, entry: UpdateEntry, *, fetch: bool) -> list[Output]:
+    def _want(self, entry: UpdateEntry, *, fetch: bool = False) -> list[Output]:
         want = WantUpdate(
             round=self.context.round, author=self._address(entry.member), update=entry.update, fetch=fetch
         )

@@ -167,6 +167,11 @@ class Run:
     def me(self) -> MemberIndex | None:
         return self.epoch.indices.get(self.setup.address)
 
+    @property
+    def is_muted(self) -> bool:
+        """Whether it signs nothing, since it does not know what its key has signed (DESIGN 4)."""
+        return self._signs_from is None
+
     def next_deadline_ms(self, now_ms: int) -> int:
         return self._now.next_deadline_ms(now_ms)
 
@@ -472,6 +477,7 @@ class Run:
             chain_block=self._chain_block,
             banned=frozenset(self.banned),
             undelivered=self._undelivered,
+            sharing=setup.sharing,
         )
         epoch = context.epoch
         me = epoch.indices.get(setup.address)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pdfl import params
+from p2pdfl.crypto import pvss
 from p2pdfl.crypto.envelope import Domain, Signer
+from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.task import Task
 from p2pdfl.types import Address, Digest
 
@@ -15,6 +17,7 @@ class Terms:
     task: Task
     task_id: Digest
     domain: Domain
+    sharing: Sharing = pvss
 
     @property
     def history_rounds(self) -> int:

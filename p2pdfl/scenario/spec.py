@@ -70,23 +70,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from p2pdfl.behaviours import Behaviour
 from p2pdfl.task import Task, explain
 
 PEER_COUNT_MAX = 64
 """Processes on one machine, about 300 MB each."""
 
-Behaviour = Literal[
-    "sign_flip",
-    "scale",
-    "noise",
-    "label_flip",
-    "equivocate",
-    "withhold_share",
-    "withhold_update",
-    "crash",
-    "false_accuser",
-    "garbage",
-]
 Evidence = Literal["guilty", "false", "objective", "equivocation"]
 """What a ban rests on: a verdict's outcome, or two envelopes in one slot."""
 

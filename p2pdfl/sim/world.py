@@ -1,18 +1,22 @@
 """A network of protocol machines in one process and in virtual time.
 
-The machines and all cryptography are the real ones.  Learning is a stand-in that only makes digests: an update is a
-hash of what would have been computed, so a replay finds every deviation.  One heap orders all events, one seeded
-generator draws latencies and entropy: the same seed gives the same bytes.
+The machines are the real ones, and so is all cryptography unless another `Sharing` is given.  Learning is a stand-in
+that only makes digests: an update is a hash of what would have been computed, so a replay finds every deviation.  One
+heap orders all events, one seeded generator draws latencies and entropy: the same seed gives the same bytes.
+
+A peer is a process: it performs the effects of one event before it takes the next, a write to disk takes its time, and
+a crash anywhere leaves what is on disk.  Nor are others' questions answered meanwhile.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from p2pdfl.crypto import pvss
 from p2pdfl.crypto.envelope import Domain, Signer
@@ -31,6 +35,7 @@ from p2pdfl.protocol.events import (
     Decrypted,
     Effect,
     Event,
+    Finished,
     Notice,
     PacketReceived,
     ReadChain,
@@ -54,8 +59,19 @@ from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import Genesis, LoadRound, Run
 from p2pdfl.protocol.setup import Setup
+from p2pdfl.protocol.sharing import Sharing
+from p2pdfl.sim.chain import Chain, Change
+from p2pdfl.sim.clock import Clock
+from p2pdfl.sim.disk import Disk, SlotTaken
+from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
+from p2pdfl.sim.network import Network, PlainNetwork
 from p2pdfl.task import Task
-from p2pdfl.types import Address, BlockNumber, Certificate, Digest, Outcome, Packet, Registration, Round
+from p2pdfl.types import Address, BlockNumber, Digest, Outcome, Packet, Registration, Round, UpdateEntry
+
+ENVELOPE_BYTES = 200
+"""Of a packet on the wire, beside its payload: envelope and signature."""
+UPDATE_STAND_IN_BYTES = 32
+"""An update is its digest here."""
 
 
 class Machine(Protocol):
@@ -73,6 +89,28 @@ def stand_in_task(**fields: object) -> Task:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendTo:
+    """To these peers only, and never on disk: no honest machine has this effect."""
+
+    packet: Packet
+    receivers: tuple[int, ...]
+
+
+CrashPoint = Literal["now", "before_write", "after_write"]
+"""At once; or at the next envelope, before it is on disk, or between disk and network."""
+
+
+class Watcher(Protocol):
+    """Told of everything that peers do (`check.Watch`)."""
+
+    def on_sent(self, index: int, packet: Packet) -> None: ...
+    def on_closed(self, index: int, closed: Closed) -> None: ...
+    def on_submitted(self, index: int, duty: SubmitAnchor | SubmitVerdict | SubmitEquivocation) -> None: ...
+    def on_notice(self, index: int, notice: Notice) -> None: ...
+    def on_broken(self, index: int, error: Exception) -> None: ...
+
+
 @dataclass(slots=True)
 class SimPeer:
     name: str
@@ -80,13 +118,20 @@ class SimPeer:
     run: Run
     machine: Machine
     forge: Callable[[Digest], Digest]
-    bodies: set[Digest] = field(default_factory=set)
+    disk: Disk
+    clock: Clock = field(default_factory=Clock)
+    train_ms: int = 10
+    disk_ms: int = 0
+    """How long one synced write takes."""
+    chain_delay_ms: int = 0
+    """Until it sees what the chain has confirmed, on top of the network's latency."""
     wanted: dict[tuple[Address, Digest], WantUpdate] = field(default_factory=dict)
     is_up: bool = True
     is_serving: bool = True
     """Whether others can pull update bytes from it."""
-    closed: dict[Round, Closed] = field(default_factory=dict)
-    """As its disk has them; also what it closed again after a restart."""
+    is_store_lost: bool = False
+    crash: CrashPoint | None = None
+    """Where it is about to crash."""
     conflicting: list[Closed] = field(default_factory=list)
     """Closed otherwise than before a restart."""
     notices: list[Notice] = field(default_factory=list)
@@ -94,6 +139,19 @@ class SimPeer:
     sent: list[Packet] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     tick_at_ms: int | None = None
+    is_writing: bool = False
+    todo: deque[Effect | SendTo] = field(default_factory=deque)
+    inbox: deque[tuple[Event, str]] = field(default_factory=deque)
+    """What arrived while effects were being performed."""
+
+    @property
+    def closed(self) -> dict[Round, Closed]:
+        """As its disk has them."""
+        return self.disk.closed
+
+    @property
+    def bodies(self) -> set[Digest]:
+        return self.disk.bodies
 
 
 class World:
@@ -107,19 +165,38 @@ class World:
         wrap: Callable[[int, Run], Machine] = lambda index, run: run,
         forge: Callable[[int, Digest], Digest] = lambda index, update: update,
         is_lost: Callable[[int, int, int], bool] = lambda sender, receiver, now_ms: False,
+        network: Network | None = None,
+        sharing: Sharing = pvss,
+        late_count: int = 0,
+        disk: Callable[[], Disk] = Disk,
+        on_made: Callable[[World], object] = lambda world: None,
     ) -> None:
-        """wrap, forge: Byzantine peers by index.  is_lost(sender, receiver, now_ms): dropped messages."""
+        """wrap, forge: Byzantine peers by index.  is_lost(sender, receiver, now_ms): dropped messages.
+        network: instead of latency_ms and is_lost.  late_count: how many of the peers are not registered at first;
+        they follow until the chain lets them in.  disk: for disks that break their promises.
+        on_made: given the world before it wraps the first peer."""
+        on_made(self)
         self._wrap = wrap
         self._authors: dict[Digest, Address] = {}
         self.undecodable: set[Digest] = set()
         """Updates that decode under nobody's header."""
         self.task = task
         self.now_ms = 0
+        self.log = Log()
+        self.watch: Watcher | None = None
+        self.is_leaky = False
+        """Whether a peer answers others while its own message is on the way to its disk: a bug that the node had."""
+        self.message_count = 0
+        self.byte_count = 0
         self._random = random.Random(seed)
-        self._latency_ms = latency_ms
-        self._is_lost = is_lost
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._weights = random.Random(f"weights/{seed}")
+        """Of batch verification; apart, since what is verified together must not change what comes after."""
+        self._sharing = sharing
+        self.network = network or PlainNetwork(latency_ms=latency_ms, is_lost=is_lost)
+        self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._sequence = 0
+        self._is_started = False
+        self._new_disk = disk
         keys = [derive(self._random.randbytes(32)) for _ in range(peer_count)]
         keys.sort(key=lambda key: Signer(key.chain_secret).address)
         self.registrations = tuple(
@@ -131,13 +208,17 @@ class World:
             )
             for index, key in enumerate(keys)
         )
-        genesis = Genesis(closing_number=1, closing_block=sha256(b"block").digest(), registrations=self.registrations)
+        late = frozenset(self._random.sample(range(peer_count), late_count))
+        first = tuple(entry for index, entry in enumerate(self.registrations) if index not in late)
+        self.late = late
+        """Who is not on the first list."""
+        genesis = Genesis(closing_number=1, closing_block=sha256(b"block").digest(), registrations=first)
         self.genesis = genesis
-        self.blocks = [
-            ChainSeen(number=genesis.closing_number, block=genesis.closing_block, registrations=self.registrations)
-        ]
+        self.blocks = [ChainSeen(number=genesis.closing_number, block=genesis.closing_block, registrations=first)]
         """What the chain confirmed, oldest first."""
+        self.chain = Chain(confirmed=self.blocks)
         self.setup_domain = Domain(chain_id=1, contract=bytes(20))
+        self._task_id = task.task_id()
         self.peers: list[SimPeer] = []
         for index, key in enumerate(keys):
             run = self.make_run(key)
@@ -148,125 +229,245 @@ class World:
                     run=run,
                     machine=wrap(index, run),
                     forge=lambda update, index=index: forge(index, update),  # type: ignore[misc]
+                    disk=disk(),
                 )
             )
 
     def make_run(self, key: Keys, signed: Iterable[Packet] | None = ()) -> Run:
         setup = Setup(
-            task=self.task, task_id=self.task.task_id(), domain=self.setup_domain, signer=Signer(key.chain_secret)
+            task=self.task,
+            task_id=self._task_id,
+            domain=self.setup_domain,
+            signer=Signer(key.chain_secret),
+            sharing=self._sharing,
         )
         return Run(setup, self.genesis, signed)
 
-    def at(self, time_ms: int, action: Callable[[], None]) -> None:
+    def entropy(self, count: int) -> bytes:
+        return self._random.randbytes(count)
+
+    def at(self, time_ms: int, action: Callable[..., object], *arguments: Any) -> None:
         self._sequence += 1
-        heapq.heappush(self._heap, (time_ms, self._sequence, action))
+        heapq.heappush(self._heap, (time_ms, self._sequence, action, arguments))
 
     def run(self, *, until_ms: int, until: Callable[[], bool] = lambda: False) -> None:
-        for index, peer in enumerate(self.peers):
-            if peer.is_up and not peer.notices:
-                self.perform(index, peer.machine.start(self.now_ms))
-        while self._heap and not until():
-            if self._heap[0][0] > until_ms:
+        if not self._is_started:
+            self._is_started = True
+            for index, peer in enumerate(self.peers):
+                if peer.is_up:
+                    self._start(index)
+        heap = self._heap
+        while heap and not until():
+            if heap[0][0] > until_ms:
                 return
-            self.now_ms, _, action = heapq.heappop(self._heap)
-            action()
+            self.now_ms, _, action, arguments = heapq.heappop(heap)
+            action(*arguments)
 
     def kill(self, index: int) -> None:
-        self.peers[index].is_up = False
+        peer = self.peers[index]
+        self.log.write(self.now_ms, index, "killed")
+        peer.is_up = False
+        peer.crash = None
+        peer.is_writing = False
+        peer.todo.clear()
+        peer.inbox.clear()
+
+    def crash(self, index: int, point: CrashPoint, *, is_power_lost: bool = False) -> None:
+        """is_power_lost: what was not synced is gone with the process."""
+        peer = self.peers[index]
+        if is_power_lost:
+            peer.disk.lose_power()
+        if point == "now":
+            self.kill(index)
+        else:
+            peer.crash = point
 
     def restart(self, index: int, *, is_store_lost: bool = False) -> None:
-        """A new process with what the old one had on disk: what it signed, and update bytes."""
+        """A new process with what the old one left on disk."""
         peer = self.peers[index]
+        self.kill(index)
+        self.log.write(self.now_ms, index, f"restarted {is_store_lost}")
         peer.is_up = True
-        peer.run = self.make_run(peer.keys, None if is_store_lost else peer.sent)
+        if is_store_lost:
+            peer.disk = self._new_disk()
+            peer.is_store_lost = True
+        # who lost its store knows it for good: the key is there, and what it signed is not
+        peer.run = self.make_run(peer.keys, None if peer.is_store_lost else peer.disk.signed())
         peer.machine = self._wrap(index, peer.run)
         peer.wanted.clear()
         peer.tick_at_ms = None
-        self.perform(index, peer.machine.start(self.now_ms))
+        self._start(index)
 
     def mine(self, number: BlockNumber, registrations: tuple[Registration, ...]) -> None:
         """A block is confirmed, and every peer that is up sees it."""
         block = sha256(b"block" + number.to_bytes(8, "big")).digest()
-        self.blocks.append(ChainSeen(number=number, block=block, registrations=registrations))
-        for index in range(len(self.peers)):
-            self._later(index, self.blocks[-1], self._random.randint(*self._latency_ms))
+        self._confirm(ChainSeen(number=number, block=block, registrations=registrations))
+
+    def mine_on_top(self, changes: Iterable[Change] = ()) -> None:
+        """A block that some later one confirms."""
+        for change in changes:
+            self.chain.submit(change)
+        seen = self.chain.mine()
+        if seen is not None:
+            self._show(seen)
 
     def is_finished(self) -> bool:
         return all(peer.run.is_finished for peer in self.peers if peer.is_up)
 
     # --- delivery -----------------------------------------------------------------
 
-    def deliver(self, index: int, event: Event) -> None:
+    def deliver(self, index: int, event: Event, label: str = "") -> None:
         peer = self.peers[index]
         if not peer.is_up:
             return
+        if peer.is_writing:
+            peer.inbox.append((event, label))
+            return
+        self.log.write(self.now_ms, index, label or event_label(event))
         try:
-            effects = peer.machine.handle(event, self.now_ms)
+            effects = peer.machine.handle(event, peer.clock.read_ms(self.now_ms))
         except Refusal as refusal:
             peer.refused.append(refusal.reason)
             effects = []
+        except Exception as error:  # noqa: BLE001  a machine that breaks is a finding, not the end of the search
+            self._break(index, error)
+            return
         self.perform(index, effects)
+
+    def _start(self, index: int) -> None:
+        peer = self.peers[index]
+        self.perform(index, peer.machine.start(peer.clock.read_ms(self.now_ms)))
+
+    def _break(self, index: int, error: Exception) -> None:
+        if self.watch is None:
+            raise error
+        self.kill(index)
+        self.watch.on_broken(index, error)
 
     def _later(self, index: int, event: Event, delay_ms: int) -> None:
         """To this process of the peer, not to the one after a restart."""
-        peer = self.peers[index]
-        machine = peer.machine
-        self.at(self.now_ms + delay_ms, lambda: self.deliver(index, event) if peer.machine is machine else None)
+        self.at(self.now_ms + delay_ms, self._deliver_to, index, self.peers[index].machine, event)
 
-    def _broadcast(self, sender: int, action: Callable[[int], None]) -> None:
-        for receiver in range(len(self.peers)):
-            if receiver != sender and not self._is_lost(sender, receiver, self.now_ms):
-                delay_ms = self._random.randint(*self._latency_ms)
-                self.at(self.now_ms + delay_ms, lambda receiver=receiver: action(receiver))  # type: ignore[misc]
+    def _deliver_to(self, index: int, machine: Machine, event: Event) -> None:
+        if self.peers[index].machine is machine:
+            self.deliver(index, event)
 
-    def _schedule_tick(self, index: int) -> None:
+    def _send(self, sender: int, packet: Packet, receivers: Iterable[int]) -> None:
+        self.peers[sender].sent.append(packet)
+        label = packet_label(packet)
+        self.log.write(self.now_ms, sender, "> " + label)
+        event = PacketReceived(packet=packet)
+        self._transmit(sender, receivers, len(packet.payload) + ENVELOPE_BYTES, self.deliver, event, "< " + label)
+        if self.watch is not None:
+            self.watch.on_sent(sender, packet)
+
+    def _transmit(
+        self, sender: int, receivers: Iterable[int], size: int, action: Callable[..., object], *arguments: Any
+    ) -> None:
+        now_ms, network, chance, heap = self.now_ms, self.network, self._random, self._heap
+        for receiver in receivers:
+            if receiver == sender:
+                continue
+            self.message_count += 1
+            self.byte_count += size
+            for delay_ms in network.delays_ms(sender, receiver, now_ms, chance):
+                self._sequence += 1
+                heapq.heappush(heap, (now_ms + delay_ms, self._sequence, action, (receiver, *arguments)))
+
+    def schedule_tick(self, index: int) -> None:
         peer = self.peers[index]
-        if peer.run.is_finished:
+        if peer.run.is_finished or not peer.is_up:
             return
-        due_ms = peer.run.next_deadline_ms(self.now_ms)
+        local_ms = peer.clock.read_ms(self.now_ms)
+        due_ms = peer.clock.when_ms(peer.run.next_deadline_ms(local_ms), self.now_ms)
         if peer.tick_at_ms is None or due_ms < peer.tick_at_ms or peer.tick_at_ms <= self.now_ms:
             peer.tick_at_ms = due_ms
-            self.at(due_ms, lambda: self.deliver(index, Tick()))
+            self.at(due_ms, self.deliver, index, _TICK, "tick")
 
     # --- effects ------------------------------------------------------------------
 
-    def perform(self, index: int, effects: list[Effect]) -> None:
-        for effect in effects:
-            self._perform(index, effect)
-        self._schedule_tick(index)
+    def perform(self, index: int, effects: Iterable[Effect | SendTo]) -> None:
+        peer = self.peers[index]
+        peer.todo.extend(effects)
+        while peer.todo:
+            effect = peer.todo.popleft()
+            if not isinstance(effect, Send):
+                self._perform(index, effect)
+                continue
+            if peer.disk_ms > 0:
+                peer.is_writing = True
+                self.at(self.now_ms + peer.disk_ms, self._written, index, peer.machine, effect.packet)
+                return
+            if not self._write_and_send(index, effect.packet):
+                return
+        self.schedule_tick(index)
 
-    def _perform(self, index: int, effect: Effect) -> None:
+    def _written(self, index: int, machine: Machine, packet: Packet) -> None:
+        peer = self.peers[index]
+        if peer.machine is not machine or not peer.is_writing:
+            return
+        peer.is_writing = False
+        if not self._write_and_send(index, packet):
+            return
+        self.perform(index, ())
+        while peer.inbox and not peer.is_writing and peer.is_up:
+            self.deliver(index, *peer.inbox.popleft())
+
+    def _write_and_send(self, index: int, packet: Packet) -> bool:
+        """Whether the peer is still up."""
+        peer = self.peers[index]
+        if peer.crash == "before_write":
+            self.kill(index)
+            return False
+        try:
+            packet = peer.disk.put_envelope(packet)
+        except SlotTaken as error:
+            if peer.machine is peer.run:
+                self._break(index, error)
+                return False
+            # whoever cheats keeps no such record
+        if peer.crash == "after_write":
+            self.kill(index)
+            return False
+        self._send(index, packet, range(len(self.peers)))
+        return True
+
+    def _perform(self, index: int, effect: Effect | SendTo) -> None:
         peer = self.peers[index]
         entropy = self._random.randbytes
         match effect:
+            case Notice():
+                peer.notices.append(effect)
+                if self.watch is not None:
+                    self.watch.on_notice(index, effect)
+            case WantUpdate():
+                self._want(index, effect)
             case Send():
-                peer.sent.append(effect.packet)
-                event = PacketReceived(packet=effect.packet)
-                self._broadcast(index, lambda receiver: self.deliver(receiver, event))
+                raise AssertionError("performed by `perform`")
+            case SendTo():
+                self._send(index, effect.packet, effect.receivers)
             case Deal():
-                dealing = pvss.deal(effect.context, effect.keys, effect.threshold, entropy)
+                dealing = self._sharing.deal(effect.context, effect.keys, effect.threshold, entropy)
                 self._later(index, Dealt(round=effect.round, dealing=dealing), 2)
             case Decrypt():
-                share = pvss.decrypt(effect.context, peer.keys.pvss_secret, peer.keys.pvss_key, effect.summed, entropy)
+                share = self._sharing.decrypt(
+                    effect.context, peer.keys.pvss_secret, peer.keys.pvss_key, effect.summed, entropy
+                )
                 self._later(index, Decrypted(round=effect.round, share=share), 1)
             case CheckCommits():
                 checked = tuple(check.body for check in effect.checks)
-                invalid = check_commits(effect, entropy)
+                invalid = check_commits(effect, self._weights.randbytes, self._sharing)
                 self._later(index, CommitsChecked(round=effect.round, checked=checked, invalid=invalid), 3)
             case Train():
                 update = peer.forge(honest_update(effect.parent_state, effect.seed))
                 self._authors.setdefault(update, self.address(index))
-                self._later(index, Trained(round=effect.round, update=update), 10)
+                self._later(index, Trained(round=effect.round, update=update), peer.train_ms)
             case Reveal():
                 # not before: what is only committed is nobody's to pull
                 self._receive_body(index, effect.update)
-                self._broadcast(index, lambda receiver: self._receive_body(receiver, effect.update))
-            case WantUpdate():
-                self._want(index, effect)
+                self._transmit(index, range(len(self.peers)), UPDATE_STAND_IN_BYTES, self._receive_body, effect.update)
             case Aggregate():
-                state = effect.parent_state
-                if effect.updates:
-                    state = sha256(state + b"".join(entry.update for entry in effect.updates)).digest()
+                state = aggregated_state(effect.parent_state, effect.updates)
                 self._later(index, Aggregated(round=effect.round, updates=effect.updates, state=state), 2)
             case Replay():
                 is_honest = honest_update(effect.parent_state, effect.seed) == effect.update
@@ -279,25 +480,32 @@ class World:
             case Resync():
                 self._resync(index)
             case ReadChain():
-                asked = [seen for seen in self.blocks[:-1] if seen.block == effect.block]
-                for seen in (*asked, self.blocks[-1]):
-                    self._later(index, seen, 5)
+                self._read_chain(index, effect.block)
             case Closed():
-                before = peer.closed.setdefault(effect.round, effect)
-                if before.certificate.head != effect.certificate.head:
-                    peer.conflicting.append(effect)
+                self._close(index, effect)
             case SubmitAnchor() | SubmitVerdict() | SubmitEquivocation():
                 peer.submitted.append(effect)
-            case Notice():
-                peer.notices.append(effect)
-            case _:
+                if self.watch is not None:
+                    self.watch.on_submitted(index, effect)
+            case Finished():
                 pass
+
+    def _close(self, index: int, closed: Closed) -> None:
+        peer = self.peers[index]
+        self.log.write(self.now_ms, index, closed_label(closed))
+        if peer.disk.put_round(closed).certificate.head != closed.certificate.head:
+            peer.conflicting.append(closed)
+        if self.watch is not None:
+            self.watch.on_closed(index, closed)
 
     def _receive_body(self, index: int, update: Digest) -> None:
         peer = self.peers[index]
-        peer.bodies.add(update)
-        for case in [case for case in peer.wanted if case[1] == update]:
-            self._want(index, peer.wanted.pop(case))
+        if not peer.is_up:
+            return
+        peer.disk.put_body(update)
+        if peer.wanted:
+            for case in [case for case in peer.wanted if case[1] == update]:
+                self._want(index, peer.wanted.pop(case))
 
     def _want(self, index: int, want: WantUpdate) -> None:
         peer = self.peers[index]
@@ -311,29 +519,59 @@ class World:
             for other, holder in enumerate(self.peers):
                 if not holder.is_up or not holder.is_serving or want.update not in holder.bodies:
                     continue
-                if not self._is_lost(other, index, self.now_ms):
-                    self.at(self.now_ms + 20, lambda: self._receive_body(index, want.update))
+                if self.network.is_open(index, other, self.now_ms):
+                    self.at(self.now_ms + 20, self._receive_body, index, want.update)
                     return
 
+    # --- resync, chain ---------------------------------------------------------------
+
     def _resync(self, index: int) -> None:
+        """From the own disk what is there, as after a restart, else from another peer."""
+        peer = self.peers[index]
+        request = peer.run.resync_request()
+        stored = peer.disk.closed.get(request.round)
+        if stored is not None:
+            for packet in stored.packets:
+                self._later(index, PacketReceived(packet=packet), 1)
+            self._later(index, CertificateReceived(certificate=stored.certificate), 1)
+            return
         others = [
             other
             for other, peer in enumerate(self.peers)
-            if other != index
-            and peer.is_up
-            and not self._is_lost(index, other, self.now_ms)
-            and not self._is_lost(other, index, self.now_ms)
+            if other != index and peer.is_up and self.network.is_open(index, other, self.now_ms)
         ]
         if not others:
             return
-        answerer = self.peers[self._random.choice(others)]
-        request = self.peers[index].run.resync_request()
-        reply = answerer.machine.resync_reply(request, lambda round: _load(answerer, round))
+        self._answer(index, peer.machine, self._random.choice(others), request)
+
+    def _answer(self, index: int, asker: Machine, other: int, request: ResyncRequest) -> None:
+        answerer = self.peers[other]
+        if self.peers[index].machine is not asker or not answerer.is_up:
+            return
+        if answerer.is_writing and not self.is_leaky:
+            # what it has signed but not on disk yet is in its machine already
+            self.at(self.now_ms + 1, self._answer, index, asker, other, request)
+            return
+        reply = answerer.machine.resync_reply(request, answerer.disk.load)
         for packet in reply.packets:
             self._later(index, PacketReceived(packet=packet), 20)
         for certificate in reply.certificates:
             self._later(index, CertificateReceived(certificate=certificate), 20)
         self._later(index, Resynced(round=request.round), 20)
+
+    def _confirm(self, seen: ChainSeen) -> None:
+        self.blocks.append(seen)
+        self._show(seen)
+
+    def _show(self, seen: ChainSeen) -> None:
+        for index, peer in enumerate(self.peers):
+            self._later(index, seen, peer.chain_delay_ms + self._random.randint(5, 40))
+
+    def _read_chain(self, index: int, block: Digest) -> None:
+        delay_ms = self.peers[index].chain_delay_ms + 5
+        asked = [seen for seen in self.blocks[:-1] if seen.block == block]
+        for seen in (*asked, self.blocks[-1]):
+            self._later(index, seen, delay_ms)
 
     # --- looking at it --------------------------------------------------------------
 
@@ -348,6 +586,10 @@ def honest_update(parent_state: Digest, seed: Digest) -> Digest:
     return sha256(b"update" + parent_state + seed).digest()
 
 
-def _load(peer: SimPeer, round: Round) -> tuple[tuple[Packet, ...], Certificate] | None:
-    closed = peer.closed.get(round)
-    return None if closed is None else (closed.packets, closed.certificate)
+def aggregated_state(parent_state: Digest, updates: Sequence[UpdateEntry]) -> Digest:
+    if not updates:
+        return parent_state
+    return sha256(parent_state + b"".join(entry.update for entry in updates)).digest()
+
+
+_TICK = Tick()

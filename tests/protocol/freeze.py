@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from types import ModuleType
 from typing import Any
 
 from p2pdfl.protocol.docket import Docket
@@ -19,7 +20,7 @@ def freeze(value: Any) -> Any:
     match value:
         case None | bool() | int() | float() | str() | bytes() | Enum() | Wire():
             return value
-        case Setup() | EpochMembers():
+        case Setup() | EpochMembers() | ModuleType():
             return id(value)
         case Run():
             return {name: freeze(held) for name, held in vars(value).items() if name not in ("setup", "refused")}

@@ -27,6 +27,7 @@ from p2pdfl.protocol.events import (
     WantUpdate,
 )
 from p2pdfl.protocol.run import Run
+from p2pdfl.sim.network import PlainNetwork
 from p2pdfl.types import (
     ZERO_DIGEST,
     Close,
@@ -165,7 +166,7 @@ def quiet() -> Stage:
     """Round 0, and everybody else's COMMIT known to the test but not to member 0."""
     stage = Stage(until=in_commit_phase(0), seed=5, audit_fraction=0.0)
     world = stage.world
-    world._is_lost = lambda sender, receiver, now_ms: receiver == 0
+    world.network = PlainNetwork(latency_ms=(5, 40), is_lost=lambda sender, receiver, now_ms: receiver == 0)
     world.run(until_ms=60, until=lambda: all(peer.sent for peer in world.peers[1:]))
     stage.now_ms = world.now_ms
     return stage

@@ -7,13 +7,13 @@ from hashlib import sha256
 
 import pytest
 
+from p2pdfl.behaviours import Behaviour, ByzantineMachine, Deviation
 from p2pdfl.compute import Compute
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.learning.learner import Learner
 from p2pdfl.protocol.events import Replay, Train
 from p2pdfl.protocol.run import Run
-from p2pdfl.scenario.byzantine import ByzantineCompute, ByzantineMachine, Deviation
-from p2pdfl.scenario.spec import Behaviour
+from p2pdfl.scenario.byzantine import ByzantineCompute
 from p2pdfl.sim.world import World, stand_in_task
 from p2pdfl.task import Task
 from p2pdfl.types import Outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from p2pdfl.sim import caches
 from p2pdfl.sim.check import find_violations
 from p2pdfl.sim.world import World, stand_in_task
 
@@ -28,7 +29,8 @@ def a_world(peer_count: int = 4, *, seed: int = 1, task: dict[str, Any] | None =
 
 def run_checked(world: World, *, byzantine: Collection[int] = (), until_ms: int = 300_000) -> World:
     """To the last round; every safety property holds, and every honest member gets there."""
-    world.run(until_ms=until_ms, until=lambda: is_finished(world, byzantine))
+    with caches.installed():
+        world.run(until_ms=until_ms, until=lambda: is_finished(world, byzantine))
     assert find_violations(world, byzantine=byzantine) == []
     return world
 

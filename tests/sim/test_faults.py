@@ -86,7 +86,7 @@ def test_a_member_that_lost_its_store_signs_again_once_it_is_back_on_a_list() ->
 def test_a_store_lost_unnoticed_is_noticed_by_what_others_show() -> None:
     """Started as if for the first time: only the round that is open can tell."""
     world = a_world()
-    world.at(75, lambda: world.peers[1].sent.clear())
+    world.at(75, lambda: world.peers[1].disk.envelopes.clear())
     world.at(76, lambda: world.restart(1))
     world.run(until_ms=60_000, until=world.is_finished)
     assert world.peers[1].run._signs_from is None

@@ -1,0 +1,202 @@
+"""Pure functions remembered while a simulation runs: all n receivers of a message verify and decode the same bytes.
+
+Installed over the protocol's own names and taken away again, so production code knows nothing of it.  Each cache is
+bounded and holds the very arguments it answers for, compared in full where they are not the same object.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from p2pdfl import codec
+from p2pdfl.crypto import envelope, pvss
+from p2pdfl.protocol import agreement, assignment, audit, evidence, history, perform, resync, round, run
+from p2pdfl.protocol import beacon as beacon_module
+from p2pdfl.protocol.events import CheckCommits, DealingCheck
+from p2pdfl.protocol.sharing import Sharing
+from p2pdfl.sim import world
+from p2pdfl.types import Digest, Entropy
+
+ENTRIES_MAX = 20_000
+"""Of each cache: several rounds of 256 peers."""
+
+
+class Cache:
+    def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
+        self._entries_max = entries_max
+
+    def get(self, key: Hashable) -> Any:
+        return self._entries.get(key)
+
+    def put(self, key: Hashable, value: Any) -> None:
+        self._entries[key] = value
+        if len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
+
+
+def _by_identity(function: Callable[..., Any], cache: Cache) -> Callable[..., Any]:
+    """Of an immutable first argument; the others are compared."""
+
+    def remembered(subject: Any, *rest: Any) -> Any:
+        entry = cache.get(id(subject))
+        if entry is not None and entry[0] is subject and entry[1] == rest:
+            return entry[2]
+        value = function(subject, *rest)
+        # the subject is kept, so its id stays its own
+        cache.put(id(subject), (subject, rest, value))
+        return value
+
+    return remembered
+
+
+def _certificate_check(function: Callable[..., bool]) -> Callable[..., bool]:
+    cache = Cache(2_000)
+
+    def is_certificate(certificate: Any, domain: Any, task: Digest, epoch: Any) -> bool:
+        entry = cache.get(id(certificate))
+        if entry is not None and entry[0] is certificate and entry[1:4] == (domain, task, epoch.list_hash):
+            return bool(entry[4])
+        value = function(certificate, domain, task, epoch)
+        cache.put(id(certificate), (certificate, domain, task, epoch.list_hash, value))
+        return value
+
+    return is_certificate
+
+
+def _recover(function: Callable[..., Any]) -> Callable[..., Any]:
+    cache = Cache()
+
+    def recover(domain: Any, signed: Any, signature: bytes) -> Any:
+        entry = cache.get(signature)
+        if entry is not None and entry[0] == domain and (entry[1] is signed or entry[1] == signed):
+            return entry[2]
+        address = function(domain, signed, signature)
+        cache.put(signature, (domain, signed, address))
+        return address
+
+    return recover
+
+
+def _decode_payload(function: Callable[..., Any]) -> Callable[..., Any]:
+    cache = Cache()
+
+    def decode_payload(packet: Any) -> Any:
+        key = (packet.envelope.body, packet.envelope.kind)
+        entry = cache.get(key)
+        if entry is not None and (entry[0] is packet.payload or entry[0] == packet.payload):
+            return entry[1]
+        payload = function(packet)
+        cache.put(key, (packet.payload, payload))
+        return payload
+
+    return decode_payload
+
+
+def _check_commits(function: Callable[..., frozenset[Digest]]) -> Callable[..., frozenset[Digest]]:
+    """Each COMMIT by itself: batches differ from peer to peer, what is in them does not."""
+    cache = Cache()
+
+    def key_of(check: DealingCheck) -> Hashable:
+        # the dealing's context has its holders' keys and the threshold in it, the share's context its holder
+        return (check.body, check.dealing_context, check.share_context, check.summed)
+
+    def check_commits(effect: CheckCommits, entropy: Entropy, sharing: Sharing = pvss) -> frozenset[Digest]:
+        verdicts = {check.body: cache.get((sharing, key_of(check))) for check in effect.checks}
+        unknown = tuple(check for check in effect.checks if verdicts[check.body] is None)
+        if unknown:
+            asked = CheckCommits(round=effect.round, checks=unknown, keys=effect.keys, threshold=effect.threshold)
+            invalid = function(asked, entropy, sharing)
+            for check in unknown:
+                verdicts[check.body] = check.body not in invalid
+                cache.put((sharing, key_of(check)), verdicts[check.body])
+        return frozenset(body for body, is_valid in verdicts.items() if not is_valid)
+
+    return check_commits
+
+
+def _fix_dealings(function: Callable[..., Any]) -> Callable[..., Any]:
+    cache = Cache(64)
+
+    def fix_dealings(**named: Any) -> Any:
+        # the head fixes which dealings
+        key = (named["task"], named["round"], named["head"], named["holders"].list_hash, named["sharing"])
+        fixed = cache.get(key)
+        if fixed is None:
+            fixed = function(**named)
+            cache.put(key, fixed)
+        return fixed
+
+    return fix_dealings
+
+
+def _compute_assignment(function: Callable[..., Any]) -> Callable[..., Any]:
+    cache = Cache(256)
+
+    def compute_assignment(**named: Any) -> Any:
+        key = tuple(
+            tuple(sorted(value)) if isinstance(value, frozenset | set | list | tuple) else value
+            for _, value in sorted(named.items())
+        )
+        found = cache.get(key)
+        if found is None:
+            found = function(**named)
+            cache.put(key, found)
+        return found
+
+    return compute_assignment
+
+
+def _dealing_context(function: Callable[..., Digest]) -> Callable[..., Digest]:
+    cache = Cache()
+
+    def dealing_context(task: Digest, round: int, dealer: bytes, holders: Any) -> Digest:
+        key = (task, round, dealer, holders.list_hash, holders.threshold)
+        context = cache.get(key)
+        if context is None:
+            context = function(task, round, dealer, holders)
+            cache.put(key, context)
+        return context  # type: ignore[no-any-return]
+
+    return dealing_context
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Simulations in it run several times faster and give the same bytes."""
+    recover = _recover(envelope.recover)
+    decode = _decode_payload(codec.decode_payload)
+    digest_of = _by_identity(codec.digest_of, Cache(2_000))
+    head_digest = _by_identity(envelope.head_digest, Cache(2_000))
+    packet_id = _by_identity(resync.packet_id, Cache())
+    certificate_check = _certificate_check(agreement.is_certificate)
+    context = _dealing_context(beacon_module.dealing_context)
+    patches: list[tuple[Any, str, Any]] = [
+        *((module, "recover", recover) for module in (agreement, audit, evidence, run)),
+        (run, "decode_payload", decode),
+        *((module, "head_digest", head_digest) for module in (run, round)),
+        *((module, "packet_id", packet_id) for module in (run, resync)),
+        (round, "digest_of", digest_of),
+        (round, "is_certificate", certificate_check),
+        (round, "dealing_context", context),
+        (history, "fix_dealings", _fix_dealings(beacon_module.fix_dealings)),
+        (history, "compute_assignment", _compute_assignment(assignment.compute_assignment)),
+        (world, "check_commits", _check_commits(perform.check_commits)),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in patches]
+    for module, name, value in patches:
+        setattr(module, name, value)
+    # hardly anything here is a cycle, and looking for some costs a tenth of the time
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_collecting:
+            gc.enable()
+        for module, name, value in before:
+            setattr(module, name, value)

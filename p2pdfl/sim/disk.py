@@ -1,0 +1,54 @@
+"""A peer's disk: what is on it survives a crash.  Keeps the promises of `store.Store` and no others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p2pdfl.protocol.events import Closed
+from p2pdfl.types import Certificate, Digest, Packet, Round
+
+OwnSlot = tuple[int, int, int]
+"""round, view, kind"""
+
+
+class SlotTaken(Exception):
+    """Another body is on disk for that slot.  A node stops there rather than send it."""
+
+
+@dataclass(kw_only=True)
+class Disk:
+    envelopes: dict[OwnSlot, Packet] = field(default_factory=dict)
+    closed: dict[Round, Closed] = field(default_factory=dict)
+    bodies: set[Digest] = field(default_factory=set)
+    unsynced: set[Digest] = field(default_factory=set)
+    """Bodies that a loss of power takes away: they wait for the next envelope or round to be synced."""
+
+    def put_envelope(self, packet: Packet) -> Packet:
+        """The packet to send.  Raises SlotTaken."""
+        envelope = packet.envelope
+        stored = self.envelopes.setdefault((envelope.round, envelope.view, envelope.kind), packet)
+        if stored.envelope.body != envelope.body:
+            raise SlotTaken(f"round {envelope.round}, view {envelope.view}, kind {envelope.kind}")
+        self.unsynced.clear()
+        return stored
+
+    def put_round(self, closed: Closed) -> Closed:
+        """What is stored for that round: the first that came."""
+        self.unsynced.clear()
+        return self.closed.setdefault(closed.round, closed)
+
+    def put_body(self, body: Digest) -> None:
+        if body not in self.bodies:
+            self.bodies.add(body)
+            self.unsynced.add(body)
+
+    def lose_power(self) -> None:
+        self.bodies -= self.unsynced
+        self.unsynced.clear()
+
+    def signed(self) -> list[Packet]:
+        return list(self.envelopes.values())
+
+    def load(self, round: Round) -> tuple[tuple[Packet, ...], Certificate] | None:
+        closed = self.closed.get(round)
+        return None if closed is None else (closed.packets, closed.certificate)

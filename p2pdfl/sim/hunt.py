@@ -1,0 +1,227 @@
+"""One run per seed: the seed draws how many peers, who of them is Byzantine and how, and every fault; the checkers
+watch.  A search is such runs over many seeds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import ceil, log2
+from typing import get_args
+
+from p2pdfl.behaviours import Behaviour
+from p2pdfl.crypto import pvss
+from p2pdfl.protocol.run import Run
+from p2pdfl.protocol.sharing import Sharing
+from p2pdfl.sim import behaviours, caches
+from p2pdfl.sim.behaviours import Adversary, SimBehaviour
+from p2pdfl.sim.check import Watch
+from p2pdfl.sim.disk import Disk
+from p2pdfl.sim.faults import Plan, draw_plan
+from p2pdfl.sim.plants import ForgetfulDisk, HastyMachine, Plant, quorum_of_one_less
+from p2pdfl.sim.sharing import StandInSharing
+from p2pdfl.sim.world import Machine, World, stand_in_task
+from p2pdfl.task import Task
+from p2pdfl.types import Digest
+
+PEERS_MIN, PEERS_MAX = 4, 16
+REAL_CRYPTO_PEERS_MAX = 5
+"""Up to so many the beacon's sharing is the real one."""
+CONFIRMATIONS = 3
+VIRTUAL_MS_MAX = 24 * 3_600_000
+"""Far beyond every bound: where a run ends that never does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    seed: int
+    task: Task
+    peer_count: int
+    late_count: int
+    byzantine: Mapping[int, SimBehaviour]
+    from_round: int
+    halves: tuple[frozenset[int], frozenset[int]]
+    plan: Plan
+    sharing: Sharing
+    plant: Plant | None
+
+    @property
+    def bound_ms(self) -> int:
+        """Within which a calm network closes a round.
+
+        The phases; then one view after the other, each for its timer and once more for the close timeout: as many as
+        had gone by when it became calm, as the Byzantine can lead, and as many again to bring all into one view; half
+        as much for slow clocks; and a resync for each round that a peer is behind."""
+        task, byzantine = self.task, len(self.byzantine)
+        views = ceil(log2(self.plan.calm_ms / task.view_ms + 1)) + 2 * byzantine + 4
+        timers_ms = sum(task.view_ms << min(view, 6) for view in range(views))
+        phases_ms = task.commit_ms + task.reveal_ms + task.grace_ms
+        return 3 * (phases_ms + 2 * timers_ms) // 2 + 4 * task.total_rounds * task.resync_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    seed: int
+    digest: str
+    rounds: int
+    """That closed."""
+    views: Mapping[int, int]
+    """view -> rounds that closed in it"""
+    virtual_ms: int
+    events: int
+    violations: tuple[str, ...]
+    out_of_bounds: str | None
+    about: str
+
+
+def draw_case(
+    seed: int, *, peers: int | None = None, rounds: int | None = None, plant: Plant | None = None, crypto: str = "auto"
+) -> Case:
+    draw = random.Random(f"case/{seed}")
+    # drawn whether it is used or not, so that a seed means the same with and without the option
+    drawn_peers, drawn_rounds = draw.randint(PEERS_MIN, PEERS_MAX), draw.randint(6, 12)
+    peer_count, round_count = peers or drawn_peers, rounds or drawn_rounds
+    late_count = 1 if draw.random() < 0.2 and peer_count > PEERS_MIN else 0
+    verdict_rounds = 1 if round_count < 5 else draw.randint(1, 2)
+    task = stand_in_task(
+        training_rounds=max(1, round_count - 2 - verdict_rounds),
+        verdict_rounds=verdict_rounds,
+        epoch_rounds=draw.randint(3, 6),
+        audit_fraction=draw.choice((0.0, 0.25, 0.5, 1.0)),
+        members_min=min(4, peer_count),
+        commit_ms=1_000,
+        reveal_ms=500,
+        grace_ms=200,
+        view_ms=1_000,
+        resync_ms=300,
+    )
+    # who joins late is not on the first list, which is to have under a third of Byzantine members already
+    faulty_count = (peer_count - late_count - 1) // 3
+    too_many = 1 if plant == "third" else 0
+    order = draw.sample(range(peer_count), peer_count)
+    faulty = order[: faulty_count + too_many]
+    amnesiacs = [index for index in faulty[:faulty_count] if draw.random() < 0.12 and plant is None]
+    liars = sorted(set(faulty) - set(amnesiacs))
+    styles: list[SimBehaviour] = ["random", "random", "split", *get_args(Behaviour)]
+    common = draw.choice(styles)
+    is_one_style = draw.random() < 0.5 or plant == "third"
+    if plant in ("third", "quorum"):
+        common = "split"
+    byzantine: dict[int, SimBehaviour] = {index: common if is_one_style else draw.choice(styles) for index in liars}
+    honest = [index for index in range(peer_count) if index not in byzantine]
+    shuffled = draw.sample(honest, len(honest))
+    middle = len(honest) // 2
+    halves = (frozenset(shuffled[:middle]), frozenset(shuffled[middle:]))
+    is_real = crypto == "real" or (crypto == "auto" and peer_count <= REAL_CRYPTO_PEERS_MAX)
+    return Case(
+        seed=seed,
+        task=task,
+        peer_count=peer_count,
+        late_count=late_count,
+        byzantine=byzantine,
+        from_round=draw.randint(0, 2),
+        halves=halves,
+        plan=draw_plan(
+            seed,
+            peer_count=peer_count,
+            honest=honest,
+            amnesiacs=amnesiacs,
+            halves=halves,
+            confirmations=CONFIRMATIONS,
+        ),
+        sharing=pvss if is_real else StandInSharing(),
+        plant=plant,
+    )
+
+
+def make_world(case: Case) -> tuple[World, Watch]:
+    worlds: list[World] = []
+    adversary = Adversary(signers={}, halves=case.halves, peer_count=case.peer_count)
+
+    def wrap(index: int, run: Run) -> Machine:
+        behaviour = case.byzantine.get(index)
+        if behaviour is not None:
+            adversary.signers[index] = run.setup.signer
+            return behaviours.wrap(
+                run,
+                behaviour=behaviour,
+                from_round=case.from_round,
+                me=index,
+                adversary=adversary,
+                seed=case.seed,
+                die=lambda: worlds[0].kill(index),
+            )
+        return HastyMachine(run=run, world=worlds[0], me=index) if case.plant == "share" else run
+
+    def forge(index: int, update: Digest) -> Digest:
+        behaviour = case.byzantine.get(index)
+        if behaviour != "garbage" and behaviour not in behaviours.UPDATE_BEHAVIOURS:
+            return update
+        forged = bytes([update[0] ^ 1]) + update[1:]
+        if behaviour == "garbage":
+            worlds[0].undecodable.add(forged)
+        return forged
+
+    world = World(
+        case.task,
+        case.peer_count,
+        seed=case.seed,
+        wrap=wrap,
+        forge=forge,
+        sharing=case.sharing,
+        late_count=case.late_count,
+        disk=ForgetfulDisk if case.plant == "slot" else Disk,
+        on_made=worlds.append,
+    )
+    world.chain.confirmations = CONFIRMATIONS
+    world.is_leaky = case.plant == "leak"
+    case.plan.apply(world)
+    watch = Watch(
+        world=world,
+        byzantine=frozenset(case.byzantine),
+        amnesiacs=case.plan.amnesiacs,
+        bound_ms=case.bound_ms,
+        calm_ms=case.plan.calm_ms,
+        is_beyond_a_third=case.plant == "third",
+    )
+    return world, watch
+
+
+def run_case(case: Case, sink: Callable[[str], None] | None = None) -> Result:
+    """sink: given every line of the log."""
+    with ExitStack() as stack:
+        stack.enter_context(caches.installed())
+        if case.plant == "quorum":
+            stack.enter_context(quorum_of_one_less())
+        world, watch = make_world(case)
+        world.log.sink = sink
+        honest = [peer for index, peer in enumerate(world.peers) if index not in case.byzantine]
+
+        def is_over() -> bool:
+            return watch.is_over or (
+                world.now_ms >= case.plan.calm_ms and all(peer.run.is_finished for peer in honest if peer.is_up)
+            )
+
+        world.run(until_ms=VIRTUAL_MS_MAX, until=is_over)
+    return Result(
+        seed=case.seed,
+        digest=world.log.digest,
+        rounds=sum(watch.views.values()),
+        views=dict(sorted(watch.views.items())),
+        virtual_ms=world.now_ms,
+        events=world.log.line_count,
+        violations=tuple(watch.violations),
+        out_of_bounds=watch.out_of_bounds,
+        about=_describe(case),
+    )
+
+
+def run_seed(seed: int, peers: int | None, rounds: int | None, plant: Plant | None, crypto: str) -> Result:
+    """Here and not in `__main__`, which a worker process cannot import by that name."""
+    return run_case(draw_case(seed, peers=peers, rounds=rounds, plant=plant, crypto=crypto))
+
+
+def _describe(case: Case) -> str:
+    liars = ", ".join(f"peer{index} {behaviour}" for index, behaviour in sorted(case.byzantine.items()))
+    return f"{case.peer_count} peers, {case.task.total_rounds} rounds; Byzantine: {liars or 'nobody'}"
