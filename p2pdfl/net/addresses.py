@@ -163,8 +163,8 @@ async def resolve(address: Multiaddr) -> list[Multiaddr]:
     look_up = partial(socket.getaddrinfo, name, None, family=FAMILIES[kind], type=socket.SOCK_STREAM)
     try:
         found = await threads.run(look_up, limiter=_lookups())
-    except OSError as error:
-        raise Unresolved(f"{name}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # Python encodes names by IDNA 2003, which not all have a form in
+        raise Unresolved(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))[:RESOLVED_MAX]
     tail = "/".join(rest)
     return [Multiaddr(f"/ip{6 if ':' in host else 4}/{host.partition('%')[0]}/{tail}") for host in hosts]

@@ -122,3 +122,11 @@ async def test_names_are_looked_up_in_threads_of_their_own() -> None:
 async def test_a_name_that_nobody_knows() -> None:
     with pytest.raises(addresses.Unresolved, match=r"nowhere\.invalid: "):
         await addresses.resolve(Multiaddr("/dns4/nowhere.invalid/tcp/9000"))
+
+
+async def test_a_name_that_python_cannot_look_up_has_no_address() -> None:
+    """IDNA 2008, multiaddr's, takes a digit at the end of a right-to-left name; IDNA 2003, Python's, does not."""
+    address = Multiaddr("/dns4/\u05d01.example/tcp/9000")
+    assert addresses.is_dialable(address)
+    with pytest.raises(addresses.Unresolved):
+        await addresses.resolve(address)
