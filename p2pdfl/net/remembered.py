@@ -112,6 +112,7 @@ class Remembered:
                 ],
             },
             indent=1,
+            ensure_ascii=False,  # an escape has three times the bytes of its letter, which the bound knows nothing of
         )
         self._written = peers
         try:

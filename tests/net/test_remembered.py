@@ -45,6 +45,16 @@ async def test_the_file_is_bounded(tmp_path: Path) -> None:
     assert all(len(addresses) == ADDRESSES_MAX for addresses in again.values())
 
 
+async def test_the_longest_names_in_any_script_are_read_back(tmp_path: Path) -> None:
+    name = ".".join(["\u00e9" * 10] * 5)
+    longest = [Multiaddr(f"/dns4/{name}/tcp/{port}") for port in range(60_000, 60_000 + ADDRESSES_MAX)]
+    memory = Remembered(tmp_path / "peers.json")
+    for number in range(PEERS_MAX):
+        memory.announced(peer(number), longest)
+    await memory.write()
+    assert Remembered(tmp_path / "peers.json").peers() == memory.peers()
+
+
 async def test_whoever_is_no_member_is_forgotten(tmp_path: Path) -> None:
     memory = Remembered(tmp_path / "peers.json")
     memory.worked(peer(1), address(1))
