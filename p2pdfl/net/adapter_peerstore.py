@@ -21,7 +21,7 @@ from libp2p.pubsub import utils as pubsub_utils
 from multiaddr import Multiaddr
 
 from p2pdfl.net.addresses import is_dialable
-from p2pdfl.net.limits import ADDRESS_BYTES_MAX, ADDRESS_RECORD_BYTES_MAX
+from p2pdfl.net.limits import ADDRESS_BYTES_MAX, ADDRESS_RECORD_BYTES_MAX, PEER_ID_BYTES_MAX
 
 SCANNED_PER_KEPT = 4
 
@@ -63,6 +63,9 @@ class BoundedPeerStore(PeerStore):
 
     def add_addrs(self, peer_id: ID, addrs: Sequence[Multiaddr], ttl: int = 0) -> None:
         """Hearsay: ignored about a peer that signed its addresses; else the last that were heard are kept."""
+        # ATTACK: 47 KB of an id take seconds to become text
+        if len(peer_id.to_bytes()) > PEER_ID_BYTES_MAX:
+            return
         if self.get_peer_record(peer_id) is not None:
             return
         known = self.peer_data_map[peer_id].addrs if peer_id in self.peer_data_map else []

@@ -197,6 +197,26 @@ async def test_a_peer_named_with_what_is_no_address_is_not_noted(address: bytes)
         assert Identity("named").id not in victim._discovery._found
 
 
+async def test_a_peer_named_by_an_id_without_end_is_not_noted() -> None:
+    """Such an id takes seconds to become text."""
+    message = Message(type=Message.FIND_NODE)
+    message.closerPeers.add(id=b"\x12" * 47_000).addrs.append(addresses(1)[0].to_bytes())
+
+    async def answer(stream: INetStream) -> None:
+        await adapter.read_some(stream, 1 << 16)
+        await stream.write(encode_varint_prefixed(message.SerializeToString()))
+        await stream.close()
+
+    async with network("victim") as victim, stranger() as liar:
+        liar.host.set_stream_handler(TProtocol(DHT.decode()), answer)
+        await liar.dial(victim)
+        with trio.fail_after(8):
+            await victim._discovery._ask(liar.id, bytes(32))
+        named = ID(b"\x12" * 47_000)
+        assert named not in victim._host.get_peerstore().peer_ids()
+        assert named not in victim._discovery._found
+
+
 async def test_of_a_peers_addresses_those_are_kept_that_can_be_dialled(victim: Network) -> None:
     tcp = Multiaddr("/ip4/192.0.2.1/tcp/1")
     named = [tcp, *(Multiaddr(address) for address in NO_ADDRESSES.values())]
