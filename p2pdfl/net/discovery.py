@@ -51,6 +51,8 @@ class _Dialled:
     flaps: int = 0
     """Connections in a row that did not last: who accepts us and hangs up must not be dialled at his pace."""
     in_flight: bool = False
+    tried: int = 0
+    """Addresses of it so far, one after the other and again from the first."""
     connected_since: float | None = None
 
 
@@ -104,6 +106,7 @@ class Discovery:
     def admit(self, peers: Collection[ID]) -> None:
         self._admitted = frozenset(peers)
         self._remembered.keep_only(self._admitted)
+        self._found = {peer: None for peer in self._found if peer in self._admitted}
         self.wake()
 
     def wake(self) -> None:
@@ -200,7 +203,7 @@ class Discovery:
             if peer not in self._wanted():  # it was named by a stranger, and the members are known now
                 state.in_flight = False
                 return
-            connected = await self._try_addresses(peer)
+            connected = await self._try_addresses(peer, state)
         self._counters["dials" if connected else "dials failed"] += 1
         state.in_flight = False
         if connected:
@@ -210,11 +213,15 @@ class Discovery:
             state.due = trio.current_time() + self._pause_s(state)
         self.wake()
 
-    async def _try_addresses(self, peer: ID) -> bool:
-        """Within dial_s in all if it never answered: ATTACK, a stranger names many peers at many dead addresses."""
-        is_new = peer not in self._bootstrap and not self._remembered.addresses(peer)
+    async def _try_addresses(self, peer: ID, state: _Dialled) -> bool:
+        """Within dial_s in all if it never answered: ATTACK, a stranger names many peers at many dead addresses.  The
+        next dial begins where this one ends, or one dead address would hide those that follow it."""
+        addresses = self._addresses(peer)[: self._limits.addresses_per_peer_max]
+        is_new = not self._is_trusted(peer)
+        begin = state.tried % len(addresses) if is_new and addresses else 0
         with trio.move_on_after(self._limits.dial_s if is_new else inf):
-            for address in self._addresses(peer)[: self._limits.addresses_per_peer_max]:
+            for address in [*addresses[begin:], *addresses[:begin]]:
+                state.tried += 1
                 if adapter.is_connected(self._host, peer):
                     return True
                 if await adapter.dial(self._host, peer, [address], timeout_s=self._limits.dial_s):
@@ -230,6 +237,10 @@ class Discovery:
 
     def _is_task_peer(self, peer: ID) -> bool:
         return self._admitted is None or peer in self._admitted
+
+    def _is_trusted(self, peer: ID) -> bool:
+        """More than named: given by the operator, or connected once."""
+        return peer in self._bootstrap or bool(self._remembered.addresses(peer))
 
     def _missing(self) -> list[ID]:
         """Members, or whoever was found while these are not known, that are not connected."""
@@ -322,7 +333,8 @@ class Discovery:
         addresses = adapter.addresses_of(self._host, peer)
         if peer == self._host.get_id() or not addresses or len(peer.to_bytes()) > PEER_ID_BYTES_MAX:
             return
-        if peer not in self._found and self._has_room():
+        # ATTACK: names without end would keep us asking for more
+        if peer not in self._found and self._is_task_peer(peer) and self._has_room():
             self._found[peer] = None
             self._stranger_met.set()
             self._stranger_met = trio.Event()
@@ -330,12 +342,13 @@ class Discovery:
         await self.dht.routing_table.add_peer(PeerInfo(peer, addresses))
 
     def _has_room(self) -> bool:
-        """ATTACK: a stranger may name any number of peers that are nowhere.  Who was dialled in vain makes room."""
+        """ATTACK: a stranger may name any number of peers that are nowhere.  Who was dialled in vain makes room, but
+        not whom we know from elsewhere, who may be back any moment."""
         if len(self._found) < self._limits.known_peers_max:
             return True
         for peer in self._found:
             state = self._dialled.get(peer)
-            if state is not None and state.failures and not state.in_flight:
+            if state is not None and state.failures and not state.in_flight and not self._is_trusted(peer):
                 del self._found[peer], self._dialled[peer]
                 return True
         return False

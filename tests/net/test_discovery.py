@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from multiaddr import Multiaddr
 
 from p2pdfl.net import Limits
 
-from .loopback import network, networks
+from .hostile.attacker import Identity
+from .loopback import network, networks, peer_of
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -114,3 +116,46 @@ async def test_members_of_two_halves_that_know_whom_they_miss_become_one_over_on
         with trio.fail_after(60):
             for peer in [*left, *right]:
                 await peer.wait_connected(7)
+
+
+async def test_a_member_whose_first_address_answers_nothing_is_reached_at_its_second() -> None:
+    limits = Limits(dial_s=0.5, redial_s=0.1, redial_s_max=0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dead = Multiaddr(f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}")
+        async with network("member") as member, network("victim", limits=limits) as victim:
+            named = [dead, Multiaddr(member.addresses[0])]
+            victim._host.get_peerstore().add_addrs(peer_of(member), named, 60)
+            victim.admit([victim.peer_id, member.peer_id])
+            with trio.fail_after(10):
+                await victim.wait_connected(1)
+
+
+async def test_once_the_members_are_known_nobody_else_takes_a_members_place() -> None:
+    async with networks(2, limits=Limits(known_peers_max=4)) as (victim, friend):
+        known, discovery = victim._host.get_peerstore(), victim._discovery
+        member, *phantoms = [Identity(f"named {number}").id for number in range(20)]
+        for peer in [*phantoms, member]:
+            known.add_addrs(peer, [Multiaddr("/ip4/192.0.2.1/tcp/1")], 60)
+        for peer in phantoms[:10]:
+            await discovery.meet(peer)
+        victim.admit([victim.peer_id, friend.peer_id, member.to_base58().encode()])
+        for peer in [*phantoms, member]:
+            await discovery.meet(peer)
+        assert set(discovery._found) == {peer_of(friend), member}
+
+
+async def test_a_remembered_peer_that_is_away_makes_no_room_for_names(tmp_path: Path) -> None:
+    remembered = tmp_path / "peers.json"
+    async with network("away") as away, network("victim", away.addresses, remembered=remembered) as victim:
+        with trio.fail_after(5):
+            await victim.wait_connected(1)
+    limits = Limits(known_peers_max=4, redial_s=0.1, redial_s_max=0.2)
+    async with network("victim", limits=limits, remembered=remembered) as victim:
+        with trio.fail_after(5):
+            while not victim.counters["dials failed"]:
+                await trio.lowlevel.checkpoint()
+        for number in range(20):
+            phantom = Identity(f"named {number}").id
+            victim._host.get_peerstore().add_addrs(phantom, [Multiaddr("/ip4/127.0.0.1/tcp/1")], 60)
+            await victim._discovery.meet(phantom)
+        assert peer_of(away) in victim._discovery._found
