@@ -18,6 +18,14 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p.abc import INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.kad_dht.common import PROTOCOL_ID
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import create_signed_peer_record
+from libp2p.utils.varint import encode_varint_prefixed
+from multiaddr import Multiaddr
 from net.loopback import seed
 from nodes import Place, keys_of, measured, place
 from test_peer import Peer
@@ -25,7 +33,7 @@ from test_peer import Peer
 from p2pdfl import cli, task
 from p2pdfl.doctor.examination import Options, examine
 from p2pdfl.doctor.finding import Finding, Level
-from p2pdfl.net import Network, open_network
+from p2pdfl.net import Network, adapter, open_network
 from p2pdfl.task import Task, TaskFile
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -295,6 +303,30 @@ async def test_members_that_can_be_dialled_and_members_that_cannot(at: Place, tm
         assert_found(found.of("members"), Level.WARNING, "1 of 3 others can be dialled", "reasons follow")
         assert_found(member(found, second), Level.WARNING, f"{dead}: connection refused", "--announce")
         assert_found(member(found, absent), Level.WARNING, "no address known", "not running")
+
+
+async def test_what_a_member_announces_and_nobody_here_can_dial_is_passed_over(at: Place, tmp_path: Path) -> None:
+    """Who is asked names it as such a member signed it."""
+    key = create_new_key_pair(seed("mixed"))
+    mixed = ID.from_pubkey(key.public_key)
+    tcp = Multiaddr(f"/ip4/127.0.0.1/tcp/{free_port()}")
+    signed = [Multiaddr("/ip4/127.0.0.1/udp/1/quic-v1"), tcp, Multiaddr("/ip4/1.2.3.4"), Multiaddr(b"\xff\xff")]
+    answer = Message(type=Message.FIND_NODE)
+    named = answer.closerPeers.add(id=mixed.to_bytes())
+    named.signedRecord = create_signed_peer_record(mixed, signed, key.private_key).marshal_envelope()
+
+    async def say(stream: INetStream) -> None:
+        await adapter.read_some(stream, 1 << 16)
+        await stream.write(encode_varint_prefixed(answer.SerializeToString()))
+        await stream.close()
+
+    async with peer_network("first", at.task) as first:
+        first._host.set_stream_handler(PROTOCOL_ID, say)
+        for name, peer in (("a", first.peer_id), ("b", mixed.to_base58().encode())):
+            at.register(name, peer)
+        found = await seen(task=tmp_path / "task.toml", bootstrap=first.addresses)
+        subject = f"member {mixed.to_base58()}"
+        assert_found(found.of(subject), Level.WARNING, f"{tcp}: connection refused", "--announce")
 
 
 async def test_a_member_behind_a_relay_and_one_whose_relay_is_gone(at: Place, tmp_path: Path) -> None:

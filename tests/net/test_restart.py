@@ -148,3 +148,14 @@ async def test_who_starts_again_within_a_second_is_heard_again() -> None:
                     await listener.wait_connected(1)
                     await author.publish(b"x")
                     await listener.incoming.receive()
+
+
+async def test_who_died_and_could_not_close_in_time_starts_again() -> None:
+    """What it died of is lost where its closing is cut short; the same dead host must not be run again."""
+    hasty = Limits(restart_s=0.05, close_s=0.0)
+    async with network("friend") as friend, network("victim", friend.addresses, limits=hasty) as victim:
+        with trio.fail_after(10):
+            await victim.wait_connected(1)
+            await close_host(victim)
+            await until_restarted(victim)
+            await victim.wait_connected(1)
