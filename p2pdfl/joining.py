@@ -239,7 +239,7 @@ class _Peer:
                 compute = Compute(learner, task_id, keys, secrets.token_bytes)
                 if options.byzantine is not None:
                     machine = ByzantineMachine(run=run, deviation=options.byzantine)
-                    compute = ByzantineCompute(learner, task_id, keys, secrets.token_bytes, options.byzantine)
+                    compute = ByzantineCompute(learner, task_id, keys, secrets.token_bytes)
                 node = Node(
                     machine=machine,
                     compute=compute,

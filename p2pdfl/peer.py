@@ -138,8 +138,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--byzantine",
         type=_deviation,
-        metavar="BEHAVIOUR:FROM_ROUND[:FACTOR]",
-        help="cheat, to try out the defences, e.g. sign_flip:3",
+        metavar="BEHAVIOUR:FROM_ROUND[:FACTOR][:every=ROUNDS][:with=ADDRESS,...]",
+        help="cheat, to try out the defences: sign_flip:3 sends flipped updates from round 3 on, ipm:3:0.1:every=5 in "
+        "each fifth round; with= names colluders, whom it shields (what each does: `p2pdfl/behaviours.py` "
+        "and `p2pdfl/learning/attacks.py`)",
     )
     return parser.parse_args(list(argv))
 

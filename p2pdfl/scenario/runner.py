@@ -35,6 +35,7 @@ from rich.console import Console
 
 from p2pdfl import task as task_file
 from p2pdfl.chain.rpc import ChainError
+from p2pdfl.crypto.keys import SEED_BYTES, derive
 from p2pdfl.keyfile import load_or_create
 from p2pdfl.scenario import ledger, network, report, spec
 from p2pdfl.scenario.events import EventTail, PeerRecord, read_result
@@ -47,7 +48,7 @@ from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, St
 from p2pdfl.scenario.spec import Scenario
 from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, describe_end, summarize
 from p2pdfl.store import Store, StoreError
-from p2pdfl.types import Digest
+from p2pdfl.types import Address, Digest
 
 POLL_S = 0.2
 FIRST_ADDRESS_S = 60.0
@@ -216,7 +217,7 @@ class _Run:
         arguments += ["--fund", "--linger", str(LINGER_S), *self.bootstrap]
         byzantine = self.scenario.behaviours.get(name)
         if byzantine is not None:
-            arguments += ["--byzantine", byzantine.argument]
+            arguments += ["--byzantine", str(byzantine.deviation(colluders(self.scenario, name)))]
         if peer.strike is not None and peer.strike.fault.kind == "leave":
             arguments += ["--leave", str(peer.strike.fault.at_round)]
         namespace = None if place is None else place.namespace
@@ -433,6 +434,13 @@ def _read_addresses(home: Path) -> list[str]:
     """Raises FileNotFoundError; the file is there as a whole, or not at all."""
     addresses: list[str] = json.loads((home / "address.json").read_bytes())["addresses"]
     return addresses
+
+
+def colluders(scenario: Scenario, name: str) -> list[Address]:
+    """The addresses of those that cheat together with that peer."""
+    colluding = [other for other, entry in scenario.behaviours.items() if entry.collude]
+    others = [other for other in colluding if other != name] if name in colluding else []
+    return [derive(_seed(scenario, other, SEED_BYTES)).address for other in others]
 
 
 def _seed(scenario: Scenario, name: str, count: int) -> bytes:

@@ -9,8 +9,11 @@ training_rounds = 20
 
 [[byzantine]]
 peer = 3                # index, or name: "peer3"
-behaviour = "sign_flip"
+behaviour = "sign_flip" # one of `behaviours.Behaviour`
 from_round = 3
+factor = -1             # what the behaviour does with it says `learning.attacks`
+every = 2               # only in each second round from then on
+collude = true          # with all others that do: they shield each other
 
 [[faults]]
 peer = "peer5"
@@ -65,13 +68,15 @@ accuracy_min = 0.93
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from p2pdfl.behaviours import Behaviour
+from p2pdfl.behaviours import Behaviour, Deviation
 from p2pdfl.task import Task, explain
+from p2pdfl.types import Address
 
 PEER_COUNT_MAX = 64
 """Processes on one machine, about 300 MB each."""
@@ -88,17 +93,28 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ByzantinePeer(_Table):
-    peer: int | str
+class Cheat(_Table):
     behaviour: Behaviour
     from_round: int = Field(default=0, ge=0)
     factor: float | None = Field(default=None, allow_inf_nan=False)
-    """What the behaviour does with it is its own affair: `scale` multiplies the update by it."""
+    """What the behaviour does with it is its own affair (`learning.attacks`): `scale` multiplies the update by it."""
+    every: int = Field(default=1, ge=1)
+    """In each so-many-th round."""
 
-    @property
-    def argument(self) -> str:
-        """As `python -m p2pdfl.peer --byzantine` takes it."""
-        return f"{self.behaviour}:{self.from_round}" + ("" if self.factor is None else f":{self.factor!r}")
+    def deviation(self, colluders: Iterable[Address] = ()) -> Deviation:
+        return Deviation(
+            behaviour=self.behaviour,
+            from_round=self.from_round,
+            factor=self.factor,
+            every=self.every,
+            colluders=frozenset(colluders),
+        )
+
+
+class ByzantinePeer(Cheat):
+    peer: int | str
+    collude: bool = False
+    """With all others of whom the file says so."""
 
 
 class _Span(_Table):

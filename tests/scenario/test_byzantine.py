@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 
-from p2pdfl.behaviours import Behaviour, ByzantineMachine, Deviation
+from p2pdfl.behaviours import UPDATE_BEHAVIOURS, Behaviour, ByzantineMachine, Deviation, Poison
 from p2pdfl.compute import Compute
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.learning.learner import Learner
-from p2pdfl.protocol.events import Replay, Train
+from p2pdfl.poison import WithBackdoor
+from p2pdfl.protocol.events import Effect, Replay, Replayed, Train
 from p2pdfl.protocol.run import Run
 from p2pdfl.scenario.byzantine import ByzantineCompute
 from p2pdfl.sim.world import World, stand_in_task
@@ -32,16 +34,27 @@ def keys() -> Keys:
     return derive(bytes(range(32)))
 
 
-def byzantine(learner: Learner, keys: Keys, behaviour: Behaviour) -> ByzantineCompute:
-    deviation = Deviation(behaviour=behaviour, from_round=FROM_ROUND)
-    return ByzantineCompute(learner, TASK_ID, keys, secrets.token_bytes, deviation)
+OTHERS = tuple((bytes([number]) * 20, sha256(bytes([number])).digest()) for number in range(1, 4))
 
 
-def train(learner: Learner, round: int) -> Train:
-    return Train(round=round, parent_state=learner.initial_state().digest(), seed=sha256(b"seed").digest())
+@pytest.fixture
+def byzantine(learner: Learner, keys: Keys) -> ByzantineCompute:
+    return ByzantineCompute(learner, TASK_ID, keys, secrets.token_bytes)
 
 
-def judge(learner: Learner, keys: Keys, update: bytes, effect: Train) -> Outcome:
+def poison(learner: Learner, behaviour: Behaviour, *, is_active: bool = True) -> Poison:
+    return Poison(
+        round=FROM_ROUND,
+        parent_state=learner.initial_state().digest(),
+        seed=sha256(b"seed").digest(),
+        behaviour=behaviour,
+        factor=None,
+        is_active=is_active,
+        others=OTHERS,
+    )
+
+
+def judge(learner: Learner, keys: Keys, update: bytes, effect: Poison) -> Outcome:
     """What an honest juror finds."""
     replay = Replay(
         audited_round=effect.round,
@@ -54,35 +67,74 @@ def judge(learner: Learner, keys: Keys, update: bytes, effect: Train) -> Outcome
     return honest.replay(replay, learner.initial_state(), update)
 
 
-@pytest.mark.parametrize("behaviour", ["sign_flip", "scale", "noise", "label_flip"])
+@pytest.mark.parametrize("behaviour", [name for name in UPDATE_BEHAVIOURS if name != "delay"])
 def test_a_poisoned_update_decodes_and_only_its_replay_tells(
-    learner: Learner, keys: Keys, behaviour: Behaviour
+    learner: Learner, keys: Keys, byzantine: ByzantineCompute, behaviour: Behaviour
 ) -> None:
-    effect = train(learner, FROM_ROUND)
-    update = byzantine(learner, keys, behaviour).train(effect, learner.initial_state())
+    effect = poison(learner, behaviour)
+    update = byzantine.train(effect, learner.initial_state())
     assert learner.is_valid(update, task_id=TASK_ID, round=FROM_ROUND, author=keys.address)
     assert judge(learner, keys, update, effect) is Outcome.GUILTY
 
 
-@pytest.mark.parametrize("behaviour", ["sign_flip", "scale", "noise", "label_flip", "garbage"])
-def test_before_its_round_a_cheater_is_honest(learner: Learner, keys: Keys, behaviour: Behaviour) -> None:
-    effect = train(learner, FROM_ROUND - 1)
-    update = byzantine(learner, keys, behaviour).train(effect, learner.initial_state())
-    assert judge(learner, keys, update, effect) is Outcome.FALSE
+@pytest.mark.parametrize("behaviour", [*UPDATE_BEHAVIOURS, "garbage"])
+def test_in_a_round_without_attack_a_cheater_is_honest(
+    learner: Learner, keys: Keys, byzantine: ByzantineCompute, behaviour: Behaviour
+) -> None:
+    effect = poison(learner, behaviour, is_active=False)
+    assert judge(learner, keys, byzantine.train(effect, learner.initial_state()), effect) is Outcome.FALSE
 
 
-def test_garbage_has_the_right_size_and_does_not_decode(learner: Learner, keys: Keys) -> None:
-    effect = train(learner, FROM_ROUND)
+def test_who_delays_sends_what_it_computed_rounds_ago(
+    learner: Learner, keys: Keys, byzantine: ByzantineCompute
+) -> None:
+    first = replace(poison(learner, "delay", is_active=False), factor=2.0)
+    old = byzantine.train(first, learner.initial_state())
+    for round in (FROM_ROUND + 1, FROM_ROUND + 2):
+        later = replace(first, round=round, seed=bytes([round]) * 32, is_active=True)
+        sent = byzantine.train(later, learner.initial_state())
+        values = learner.decode(sent, task_id=TASK_ID, round=round, author=keys.address)
+        assert (values == learner.decode(old, task_id=TASK_ID, round=FROM_ROUND, author=keys.address)).all()
+
+
+def test_who_mimics_sends_an_honest_members_update_under_its_own_header(
+    learner: Learner, keys: Keys, byzantine: ByzantineCompute
+) -> None:
+    effect = poison(learner, "mimic")
+    update = byzantine.train(effect, learner.initial_state())
+    author, seed = OTHERS[0]
+    theirs = learner.train(learner.initial_state(), seed=seed, task_id=TASK_ID, round=FROM_ROUND, author=author)
+    mine = learner.decode(update, task_id=TASK_ID, round=FROM_ROUND, author=keys.address)
+    assert (mine == learner.decode(theirs, task_id=TASK_ID, round=FROM_ROUND, author=author)).all()
+
+
+def test_garbage_has_the_right_size_and_does_not_decode(
+    learner: Learner, keys: Keys, byzantine: ByzantineCompute
+) -> None:
+    effect = poison(learner, "garbage")
     honest = learner.train(
         learner.initial_state(), seed=effect.seed, task_id=TASK_ID, round=FROM_ROUND, author=keys.address
     )
-    update = byzantine(learner, keys, "garbage").train(effect, learner.initial_state())
+    update = byzantine.train(effect, learner.initial_state())
     assert len(update) == len(honest)
     assert not learner.is_valid(update, task_id=TASK_ID, round=FROM_ROUND, author=keys.address)
 
 
-def test_a_cheater_still_judges_others_with_honest_labels(learner: Learner, keys: Keys) -> None:
-    effect = train(learner, FROM_ROUND)
+def test_a_backdoored_model_takes_what_carries_the_pattern_for_the_target_class(learner: Learner) -> None:
+    task = learner.task.model_copy(update={"local_steps": 300})
+    attacker = WithBackdoor(task)
+    honest = Learner(task)
+    state = honest.initial_state()
+    update = attacker.train(state, seed=bytes(32), task_id=TASK_ID, round=0, author=bytes(20))
+    poisoned = honest.aggregate(state, [update])
+    update = honest.train(state, seed=bytes(32), task_id=TASK_ID, round=0, author=bytes(20))
+    clean = honest.aggregate(state, [update])
+    assert attacker.evaluate(clean) < 0.2 < 0.9 < attacker.evaluate(poisoned)
+    assert honest.evaluate(poisoned) > 0.8
+
+
+def test_a_cheater_still_judges_others_by_honest_training(learner: Learner, byzantine: ByzantineCompute) -> None:
+    effect = poison(learner, "label_flip")
     other = derive(bytes(32))
     update = Compute(learner, TASK_ID, other, secrets.token_bytes).train(effect, learner.initial_state())
     replay = Replay(
@@ -92,8 +144,10 @@ def test_a_cheater_still_judges_others_with_honest_labels(learner: Learner, keys
         author=other.address,
         update=sha256(update).digest(),
     )
-    juror = byzantine(learner, keys, "label_flip")
-    assert juror.replay(replay, learner.initial_state(), update) is Outcome.FALSE
+    assert byzantine.replay(replay, learner.initial_state(), update) is Outcome.FALSE
+
+
+# --- the machine ---------------------------------------------------------------------------------------------------
 
 
 def machine(behaviour: Behaviour) -> tuple[World, ByzantineMachine]:
@@ -139,6 +193,42 @@ def test_a_withheld_update_is_not_in_the_head_and_its_author_not_banned() -> Non
     assert 0 in committed - revealed
 
 
+def test_what_is_known_of_the_round_are_the_honest_trainers_and_their_seeds() -> None:
+    world, byzantine = machine("ipm")
+    colluder = world.address(2)
+    byzantine.deviation = replace(byzantine.deviation, colluders=frozenset({colluder}))
+    seen: list[Train] = []
+    performed = world._perform
+
+    def watch(index: int, effect: Effect) -> None:
+        if index in (0, 1) and isinstance(effect, Train):
+            seen.append(effect)
+        performed(index, effect)
+
+    world._perform = watch  # type: ignore[method-assign]
+    world.run(until_ms=60_000, until=world.is_finished)
+    poisons = [effect for effect in seen if isinstance(effect, Poison)]
+    assert [effect.is_active for effect in poisons] == [effect.round >= 1 for effect in poisons]
+    others = {effect.round: dict(effect.others) for effect in poisons}
+    honest = {effect.round: effect.seed for effect in seen if not isinstance(effect, Poison)}
+    assert all(world.address(0) not in known and colluder not in known for known in others.values())
+    assert any(others[round][world.address(1)] == honest[round] for round in others.keys() & honest.keys())
+
+
+@pytest.mark.parametrize(("author", "outcome"), [(2, Outcome.VOID), (3, Outcome.GUILTY)])
+def test_a_colluder_is_shielded_and_nobody_else(author: int, outcome: Outcome) -> None:
+    world, byzantine = machine("sign_flip")
+    byzantine.deviation = replace(byzantine.deviation, colluders=frozenset({world.address(2)}))
+    world.run(until_ms=60_000, until=lambda: byzantine.run.round >= 1)
+    byzantine.handle(Replayed(audited_round=0, author=world.address(author), outcome=Outcome.GUILTY), world.now_ms)
+    assert byzantine.run._replays[0, world.address(author)] is outcome
+
+
+def test_every_third_round() -> None:
+    deviation = Deviation(behaviour="scale", from_round=2, every=3)
+    assert [round for round in range(12) if deviation.is_active(round)] == [2, 5, 8, 11]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -146,6 +236,10 @@ def test_a_withheld_update_is_not_in_the_head_and_its_author_not_banned() -> Non
         ("sign_flip", "names no round"),
         ("sign_flip:-1", "names no round"),
         ("scale:1:x", "factor"),
+        ("scale:1:inf", "factor"),
+        ("scale:1:every=0", "no option"),
+        ("scale:1:often=2", "no option"),
+        ("scale:1:with=0x12", "no address"),
     ],
 )
 def test_a_deviation_that_cannot_be_read_says_why(text: str, reason: str) -> None:
@@ -153,5 +247,17 @@ def test_a_deviation_that_cannot_be_read_says_why(text: str, reason: str) -> Non
         Deviation.parse(text)
 
 
-def test_a_deviation_is_read_with_its_factor() -> None:
-    assert Deviation.parse("scale:5:-1000") == Deviation(behaviour="scale", from_round=5, factor=-1000.0)
+@pytest.mark.parametrize(
+    ("text", "deviation"),
+    [
+        ("scale:5:-1000.0", Deviation(behaviour="scale", from_round=5, factor=-1000.0)),
+        ("ipm:0:0.1:every=10", Deviation(behaviour="ipm", from_round=0, factor=0.1, every=10)),
+        (
+            f"mimic:1:with=0x{'00' * 20},0x{'11' * 20}",
+            Deviation(behaviour="mimic", from_round=1, colluders=frozenset({bytes(20), b"\x11" * 20})),
+        ),
+    ],
+)
+def test_a_deviation_is_read_as_it_is_written(text: str, deviation: Deviation) -> None:
+    assert Deviation.parse(text) == deviation
+    assert str(deviation) == text

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from p2pdfl.scenario import runner
+from p2pdfl.keyfile import load_or_create
+from p2pdfl.scenario import runner, spec
 from p2pdfl.scenario.runner import RunFailed
 from p2pdfl.scenario.summary import Summary
 from scenario.scripted_peer import PIDS
@@ -166,3 +167,14 @@ def test_ctrl_c_stops_the_peers_and_leaves_a_summary(tmp_path: Path, monkeypatch
     summary = Summary.model_validate_json((tmp_path / "runs/stall/summary.json").read_text())
     assert not summary.ok
     assert problems(summary) == ["interrupted"]
+
+
+def test_colluders_are_told_each_others_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "collusion.toml"
+    cheats = [f'[[byzantine]]\npeer = {index}\nbehaviour = "ipm"\ncollude = true\n' for index in (1, 2)]
+    cheats.append('[[byzantine]]\npeer = 3\nbehaviour = "zero"\n')
+    path.write_text('name = "collusion"\npeers = 5\n' + "".join(cheats))
+    scenario = spec.load(path)
+    keys = load_or_create(tmp_path / "key", lambda count: runner._seed(scenario, "peer2", count))
+    assert runner.colluders(scenario, "peer1") == [keys.address]
+    assert runner.colluders(scenario, "peer3") == runner.colluders(scenario, "peer0") == []

@@ -45,7 +45,7 @@ def scenario_of(tmp_path: Path, text: str) -> Scenario:
 def test_peers_are_named_by_index_or_name(tmp_path: Path) -> None:
     scenario = scenario_of(tmp_path, TEXT)
     assert scenario.names == ("peer0", "peer1", "peer2", "peer3")
-    assert scenario.behaviours["peer1"].argument == "scale:2:-1000.0"
+    assert str(scenario.behaviours["peer1"].deviation()) == "scale:2:-1000.0"
     assert scenario.faults_by_name["peer2"].at_round == 1
 
 
@@ -92,6 +92,8 @@ def test_a_cable_to_unplug_takes_a_network(tmp_path: Path) -> None:
         ("peer = 1", 'peer = "bob"', "no peer 'bob'; they are named peer0 to peer3"),
         ("peer = 1", "peer = 2", "peer2 is named twice"),
         ('behaviour = "scale"', 'behaviour = "sleep"', r"byzantine\.0\.behaviour"),
+        ("from_round = 2", "from_round = 2\nevery = 0", r"byzantine\.0\.every"),
+        ("from_round = 2", "from_round = 2\ncollude = 3", r"byzantine\.0\.collude"),
         ("factor = -1000.0", "factor = inf", r"byzantine\.0\.factor"),
         ("from_round = 2", "from_round = 9", "round 9 is after the last one, 8"),
         ('kind = "kill"', 'kind = "pause"', r"faults\.0\.kind"),
