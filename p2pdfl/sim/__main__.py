@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import get_args
 
-from p2pdfl.sim.hunt import Result, draw_case, run_case, run_seed
+from p2pdfl.sim.hunt import LearningKind, Result, draw_case, run_case, run_seed
 from p2pdfl.sim.plants import Plant
 
 PROGRESS_S = 10.0
@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--rounds", type=int, help="6 to 12, drawn from the seed if not given")
         each.add_argument("--plant", choices=get_args(Plant), help="a bug to be found")
         each.add_argument("--crypto", choices=["auto", "real", "stand-in"], default="auto", help="of the beacon")
+        each.add_argument(
+            "--learning",
+            choices=get_args(LearningKind),
+            default="stand-in",
+            help="real: a small model is trained, audited and aggregated; stand-in: only digests (default)",
+        )
     return parser
 
 
@@ -57,7 +63,12 @@ def _seed_range(text: str) -> range:
 
 def _replay(options: argparse.Namespace) -> int:
     case = draw_case(
-        options.seed, peers=options.peers, rounds=options.rounds, plant=options.plant, crypto=options.crypto
+        options.seed,
+        peers=options.peers,
+        rounds=options.rounds,
+        plant=options.plant,
+        crypto=options.crypto,
+        learning=options.learning,
     )
     start_s = time.perf_counter()
     with ExitStack() as stack:
@@ -87,7 +98,14 @@ def _hunt(options: argparse.Namespace) -> int:
     if deadline_s is None and options.seeds is None:
         print("how long, or which?  --minutes or --seeds", file=sys.stderr)
         return 2
-    run = partial(run_seed, peers=options.peers, rounds=options.rounds, plant=options.plant, crypto=options.crypto)
+    run = partial(
+        run_seed,
+        peers=options.peers,
+        rounds=options.rounds,
+        plant=options.plant,
+        crypto=options.crypto,
+        learning=options.learning,
+    )
     # new seeds come from the system here, at the door, and nowhere else
     seeds: Iterable[int] = options.seeds or count(secrets.randbits(FRESH_SEED_BITS))
     tally = _Tally(options)
@@ -161,6 +179,7 @@ class _Tally:
             words.append(f"ROUNDS={options.rounds}")
         more = [f"--plant {options.plant}"] if options.plant else []
         more += [f"--crypto {options.crypto}"] if options.crypto != "auto" else []
+        more += [f"--learning {options.learning}"] if options.learning != "stand-in" else []
         if more:
             words.append(f"ARGS='{' '.join(more)}'")
         return " ".join(words)

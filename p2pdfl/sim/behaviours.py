@@ -24,7 +24,8 @@ from p2pdfl.crypto.envelope import Signer, head_digest
 from p2pdfl.protocol.events import Effect, Event, PacketReceived, Reveal, Send
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound, Run
-from p2pdfl.sim.world import Machine, SendTo, aggregated_state
+from p2pdfl.sim.learning import Learning, StandIn
+from p2pdfl.sim.world import Machine, SendTo
 from p2pdfl.types import (
     ZERO_DIGEST,
     Accuse,
@@ -32,6 +33,7 @@ from p2pdfl.types import (
     Certificate,
     Close,
     Commit,
+    Contents,
     Digest,
     Envelope,
     Judge,
@@ -43,9 +45,6 @@ from p2pdfl.types import (
 )
 
 SimBehaviour = Behaviour | Literal["random", "split"]
-
-UPDATE_BEHAVIOURS = frozenset({"sign_flip", "scale", "noise", "label_flip"})
-"""Another update than assigned; here, another digest."""
 
 HEARD_MAX = 300
 JUNK_MAX = 400
@@ -59,11 +58,19 @@ class Adversary:
     signers: dict[int, Signer]
     halves: tuple[frozenset[int], frozenset[int]]
     peer_count: int
+    learning: Learning = field(default_factory=StandIn)
     heard: deque[Packet] = field(default_factory=lambda: deque(maxlen=HEARD_MAX))
     forks: dict[tuple[int, int], tuple[Digest, Digest]] = field(default_factory=dict)
     """(round, view) -> the heads for the one half and for the other."""
     commits: dict[tuple[int, int], tuple[Packet, Packet]] = field(default_factory=dict)
     """(round, peer) -> its COMMIT for the one half and for the other."""
+
+    def state_after(self, parent_state: Digest, contents: Contents) -> Digest:
+        try:
+            return self.learning.aggregate(parent_state, contents.updates)
+        except KeyError:
+            # an update that nobody made: no state follows, so any does
+            return digest_of(contents)
 
     def everybody(self) -> tuple[int, ...]:
         return tuple(range(self.peer_count))
@@ -182,7 +189,7 @@ class SplitMachine(_Wrapped):
             commits=tuple(entry.replace(body=changed.get(entry.body, entry.body)) for entry in contents.commits),
             updates=tuple(entry for entry in contents.updates if entry.member not in liars),
         )
-        state = aggregated_state(context.parent_state, contents.updates)
+        state = self.adversary.state_after(context.parent_state, contents)
         head = propose.head.replace(contents=digest_of(contents), state=state)
         return propose.replace(contents=contents, head=head)
 
@@ -351,7 +358,7 @@ class RandomMachine(_Wrapped):
         now = self.run._now
         proposals = [found for found in self._payloads(Kind.PROPOSE) if isinstance(found, Propose)]
         contents, equivocations, verdicts = now._contents()
-        state = aggregated_state(now.context.parent_state, contents.updates)
+        state = self.adversary.state_after(now.context.parent_state, contents)
         head = now._head(contents, state, now.latest_block())
         justification = now.agreement.justification(now.agreement.view)
         if head is not None and justification is not None and len(contents.commits) > 0:
@@ -381,7 +388,7 @@ class RandomMachine(_Wrapped):
                 contents = contents.replace(evidence=())
             case _:
                 return propose
-        state = aggregated_state(now.context.parent_state, contents.updates)
+        state = self.adversary.state_after(now.context.parent_state, contents)
         return propose.replace(contents=contents, head=propose.head.replace(contents=digest_of(contents), state=state))
 
     def _certificate(self) -> Certificate | None:

@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil, log2
-from typing import get_args
+from typing import Literal
 
-from p2pdfl.behaviours import Behaviour
+from p2pdfl.behaviours import UPDATE_BEHAVIOURS
 from p2pdfl.crypto import pvss
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.sharing import Sharing
-from p2pdfl.sim import behaviours, caches
-from p2pdfl.sim.behaviours import Adversary, SimBehaviour
+from p2pdfl.sim import caches
+from p2pdfl.sim.behaviours import Adversary, SimBehaviour, wrap
 from p2pdfl.sim.check import Watch
 from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.faults import Plan, draw_plan
+from p2pdfl.sim.learning import Learning, StandIn
 from p2pdfl.sim.plants import ForgetfulDisk, HastyMachine, Plant, quorum_of_one_less
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.world import Machine, World, stand_in_task
@@ -29,6 +30,26 @@ PEERS_MIN, PEERS_MAX = 4, 16
 REAL_CRYPTO_PEERS_MAX = 5
 """Up to so many the beacon's sharing is the real one."""
 CONFIRMATIONS = 3
+STYLES: tuple[SimBehaviour, ...] = (
+    "random",
+    "random",
+    "split",
+    "sign_flip",
+    "scale",
+    "noise",
+    "label_flip",
+    "equivocate",
+    "withhold_share",
+    "withhold_update",
+    "crash",
+    "false_accuser",
+    "garbage",
+)
+"""Among what a seed draws.  The other attacks on updates differ from these in numbers only, and a seed keeps its
+meaning."""
+LearningKind = Literal["stand-in", "real"]
+TINY_TASK: dict[str, object] = {"local_steps": 5, "batch_size": 16}
+"""Of real learning: small enough to be no slower than the protocol."""
 VIRTUAL_MS_MAX = 24 * 3_600_000
 """Far beyond every bound: where a run ends that never does."""
 
@@ -44,6 +65,7 @@ class Case:
     halves: tuple[frozenset[int], frozenset[int]]
     plan: Plan
     sharing: Sharing
+    learning: LearningKind
     plant: Plant | None
 
     @property
@@ -76,7 +98,13 @@ class Result:
 
 
 def draw_case(
-    seed: int, *, peers: int | None = None, rounds: int | None = None, plant: Plant | None = None, crypto: str = "auto"
+    seed: int,
+    *,
+    peers: int | None = None,
+    rounds: int | None = None,
+    plant: Plant | None = None,
+    crypto: str = "auto",
+    learning: LearningKind = "stand-in",
 ) -> Case:
     draw = random.Random(f"case/{seed}")
     # drawn whether it is used or not, so that a seed means the same with and without the option
@@ -84,7 +112,9 @@ def draw_case(
     peer_count, round_count = peers or drawn_peers, rounds or drawn_rounds
     late_count = 1 if draw.random() < 0.2 and peer_count > PEERS_MIN else 0
     verdict_rounds = 1 if round_count < 5 else draw.randint(1, 2)
-    task = stand_in_task(
+    make_task, fields = (stand_in_task, {}) if learning == "stand-in" else (_measured_task, TINY_TASK)
+    task = make_task(
+        **fields,
         training_rounds=max(1, round_count - 2 - verdict_rounds),
         verdict_rounds=verdict_rounds,
         epoch_rounds=draw.randint(3, 6),
@@ -103,12 +133,11 @@ def draw_case(
     faulty = order[: faulty_count + too_many]
     amnesiacs = [index for index in faulty[:faulty_count] if draw.random() < 0.12 and plant is None]
     liars = sorted(set(faulty) - set(amnesiacs))
-    styles: list[SimBehaviour] = ["random", "random", "split", *get_args(Behaviour)]
-    common = draw.choice(styles)
+    common = draw.choice(STYLES)
     is_one_style = draw.random() < 0.5 or plant == "third"
     if plant in ("third", "quorum"):
         common = "split"
-    byzantine: dict[int, SimBehaviour] = {index: common if is_one_style else draw.choice(styles) for index in liars}
+    byzantine: dict[int, SimBehaviour] = {index: common if is_one_style else draw.choice(STYLES) for index in liars}
     honest = [index for index in range(peer_count) if index not in byzantine]
     shuffled = draw.sample(honest, len(honest))
     middle = len(honest) // 2
@@ -131,19 +160,21 @@ def draw_case(
             confirmations=CONFIRMATIONS,
         ),
         sharing=pvss if is_real else StandInSharing(),
+        learning=learning,
         plant=plant,
     )
 
 
 def make_world(case: Case) -> tuple[World, Watch]:
     worlds: list[World] = []
-    adversary = Adversary(signers={}, halves=case.halves, peer_count=case.peer_count)
+    learning = _learning(case)
+    adversary = Adversary(signers={}, halves=case.halves, peer_count=case.peer_count, learning=learning)
 
-    def wrap(index: int, run: Run) -> Machine:
+    def wrap_one(index: int, run: Run) -> Machine:
         behaviour = case.byzantine.get(index)
         if behaviour is not None:
             adversary.signers[index] = run.setup.signer
-            return behaviours.wrap(
+            return wrap(
                 run,
                 behaviour=behaviour,
                 from_round=case.from_round,
@@ -154,22 +185,13 @@ def make_world(case: Case) -> tuple[World, Watch]:
             )
         return HastyMachine(run=run, world=worlds[0], me=index) if case.plant == "share" else run
 
-    def forge(index: int, update: Digest) -> Digest:
-        behaviour = case.byzantine.get(index)
-        if behaviour != "garbage" and behaviour not in behaviours.UPDATE_BEHAVIOURS:
-            return update
-        forged = bytes([update[0] ^ 1]) + update[1:]
-        if behaviour == "garbage":
-            worlds[0].undecodable.add(forged)
-        return forged
-
     world = World(
         case.task,
         case.peer_count,
         seed=case.seed,
-        wrap=wrap,
-        forge=forge,
+        wrap=wrap_one,
         sharing=case.sharing,
+        learning=learning,
         late_count=case.late_count,
         disk=ForgetfulDisk if case.plant == "slot" else Disk,
         on_made=worlds.append,
@@ -186,6 +208,34 @@ def make_world(case: Case) -> tuple[World, Watch]:
         is_beyond_a_third=case.plant == "third",
     )
     return world, watch
+
+
+def _learning(case: Case) -> Learning:
+    if case.learning == "real":
+        # torch takes seconds to import
+        from p2pdfl.learning.learner import Learner
+        from p2pdfl.sim.training import RealLearning
+
+        return RealLearning(Learner(case.task))
+    stand_in = StandIn()
+
+    def forge(index: int, update: Digest) -> Digest:
+        behaviour = case.byzantine.get(index)
+        if behaviour != "garbage" and behaviour not in UPDATE_BEHAVIOURS:
+            return update
+        forged = bytes([update[0] ^ 1]) + update[1:]
+        if behaviour == "garbage":
+            stand_in.undecodable.add(forged)
+        return forged
+
+    stand_in.forge = forge
+    return stand_in
+
+
+def _measured_task(**fields: object) -> Task:
+    from p2pdfl.learning.learner import measure
+
+    return measure(Task.model_validate(fields))
 
 
 def run_case(case: Case, sink: Callable[[str], None] | None = None) -> Result:
@@ -217,9 +267,11 @@ def run_case(case: Case, sink: Callable[[str], None] | None = None) -> Result:
     )
 
 
-def run_seed(seed: int, peers: int | None, rounds: int | None, plant: Plant | None, crypto: str) -> Result:
+def run_seed(
+    seed: int, peers: int | None, rounds: int | None, plant: Plant | None, crypto: str, learning: LearningKind
+) -> Result:
     """Here and not in `__main__`, which a worker process cannot import by that name."""
-    return run_case(draw_case(seed, peers=peers, rounds=rounds, plant=plant, crypto=crypto))
+    return run_case(draw_case(seed, peers=peers, rounds=rounds, plant=plant, crypto=crypto, learning=learning))
 
 
 def _describe(case: Case) -> str:

@@ -1,8 +1,8 @@
 """A network of protocol machines in one process and in virtual time.
 
 The machines are the real ones, and so is all cryptography unless another `Sharing` is given.  Learning is a stand-in
-that only makes digests: an update is a hash of what would have been computed, so a replay finds every deviation.  One
-heap orders all events, one seeded generator draws latencies and entropy: the same seed gives the same bytes.
+that only makes digests, unless another `Learning` is given.  One heap orders all events, one seeded generator draws
+latencies and entropy: the same seed gives the same bytes.
 
 A peer is a process: it performs the effects of one event before it takes the next, a write to disk takes its time, and
 a crash anywhere leaves what is on disk.  Nor are others' questions answered meanwhile.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal, Protocol
@@ -63,15 +63,16 @@ from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim.chain import Chain, Change
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
+from p2pdfl.sim.learning import Learning, StandIn
 from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
 from p2pdfl.sim.network import Network, PlainNetwork
 from p2pdfl.task import Task
-from p2pdfl.types import Address, BlockNumber, Digest, Outcome, Packet, Registration, Round, UpdateEntry
+from p2pdfl.types import Address, BlockNumber, Digest, Packet, Registration, Round
 
 ENVELOPE_BYTES = 200
 """Of a packet on the wire, beside its payload: envelope and signature."""
 UPDATE_STAND_IN_BYTES = 32
-"""An update is its digest here."""
+"""Only digests travel here, whatever they stand for."""
 
 
 class Machine(Protocol):
@@ -117,7 +118,6 @@ class SimPeer:
     keys: Keys
     run: Run
     machine: Machine
-    forge: Callable[[Digest], Digest]
     disk: Disk
     clock: Clock = field(default_factory=Clock)
     train_ms: int = 10
@@ -163,23 +163,21 @@ class World:
         seed: int,
         latency_ms: tuple[int, int] = (5, 40),
         wrap: Callable[[int, Run], Machine] = lambda index, run: run,
-        forge: Callable[[int, Digest], Digest] = lambda index, update: update,
         is_lost: Callable[[int, int, int], bool] = lambda sender, receiver, now_ms: False,
         network: Network | None = None,
         sharing: Sharing = pvss,
+        learning: Learning | None = None,
         late_count: int = 0,
         disk: Callable[[], Disk] = Disk,
         on_made: Callable[[World], object] = lambda world: None,
     ) -> None:
-        """wrap, forge: Byzantine peers by index.  is_lost(sender, receiver, now_ms): dropped messages.
+        """wrap: Byzantine peers by index.  is_lost(sender, receiver, now_ms): dropped messages.
         network: instead of latency_ms and is_lost.  late_count: how many of the peers are not registered at first;
         they follow until the chain lets them in.  disk: for disks that break their promises.
         on_made: given the world before it wraps the first peer."""
         on_made(self)
         self._wrap = wrap
-        self._authors: dict[Digest, Address] = {}
-        self.undecodable: set[Digest] = set()
-        """Updates that decode under nobody's header."""
+        self.learning: Learning = StandIn() if learning is None else learning
         self.task = task
         self.now_ms = 0
         self.log = Log()
@@ -228,7 +226,6 @@ class World:
                     keys=key,
                     run=run,
                     machine=wrap(index, run),
-                    forge=lambda update, index=index: forge(index, update),  # type: ignore[misc]
                     disk=disk(),
                 )
             )
@@ -459,19 +456,17 @@ class World:
                 invalid = check_commits(effect, self._weights.randbytes, self._sharing)
                 self._later(index, CommitsChecked(round=effect.round, checked=checked, invalid=invalid), 3)
             case Train():
-                update = peer.forge(honest_update(effect.parent_state, effect.seed))
-                self._authors.setdefault(update, self.address(index))
+                update = self.learning.train(effect, index, self.address(index))
                 self._later(index, Trained(round=effect.round, update=update), peer.train_ms)
             case Reveal():
                 # not before: what is only committed is nobody's to pull
                 self._receive_body(index, effect.update)
                 self._transmit(index, range(len(self.peers)), UPDATE_STAND_IN_BYTES, self._receive_body, effect.update)
             case Aggregate():
-                state = aggregated_state(effect.parent_state, effect.updates)
+                state = self.learning.aggregate(effect.parent_state, effect.updates)
                 self._later(index, Aggregated(round=effect.round, updates=effect.updates, state=state), 2)
             case Replay():
-                is_honest = honest_update(effect.parent_state, effect.seed) == effect.update
-                outcome = Outcome.FALSE if is_honest else Outcome.GUILTY
+                outcome = self.learning.replay(effect)
                 self._later(
                     index,
                     Replayed(audited_round=effect.audited_round, author=effect.author, outcome=outcome),
@@ -510,7 +505,7 @@ class World:
     def _want(self, index: int, want: WantUpdate) -> None:
         peer = self.peers[index]
         if want.update in peer.bodies:
-            valid = self._authors.get(want.update) == want.author and want.update not in self.undecodable
+            valid = self.learning.is_valid(want.update, want.round, want.author)
             held = UpdateHeld(round=want.round, author=want.author, update=want.update, valid=valid)
             self._later(index, held, 1)
             return
@@ -580,16 +575,6 @@ class World:
 
     def address(self, index: int) -> Address:
         return self.registrations[index].address
-
-
-def honest_update(parent_state: Digest, seed: Digest) -> Digest:
-    return sha256(b"update" + parent_state + seed).digest()
-
-
-def aggregated_state(parent_state: Digest, updates: Sequence[UpdateEntry]) -> Digest:
-    if not updates:
-        return parent_state
-    return sha256(parent_state + b"".join(entry.update for entry in updates)).digest()
 
 
 _TICK = Tick()

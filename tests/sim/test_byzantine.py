@@ -12,7 +12,8 @@ from p2pdfl.protocol.assignment import batch_seed
 from p2pdfl.protocol.events import Closed, Effect, Event, PacketReceived, Replayed, Reveal, Send
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound, Run
-from p2pdfl.sim.world import Machine, World, honest_update
+from p2pdfl.sim.learning import StandIn, honest_update
+from p2pdfl.sim.world import Machine, World
 from p2pdfl.types import (
     ZERO_DIGEST,
     Accuse,
@@ -99,7 +100,7 @@ def test_two_judgements_of_one_case_are_banned() -> None:
         5,
         seed=2,
         wrap=only(CHEAT, on_sending(Kind.JUDGE, twice)),
-        forge=lambda index, update: _flip(update) if index == forger else update,
+        learning=StandIn(lambda index, update: _flip(update) if index == forger else update),
         task={"audit_fraction": 1.0, "training_rounds": 1},
     )
     run_checked(world, byzantine=[CHEAT, forger])
@@ -307,7 +308,7 @@ def test_a_withheld_update_is_left_out_and_waited_for_once() -> None:
 
 
 def test_a_forged_update_is_found_by_an_audit_and_its_author_banned_everywhere() -> None:
-    world = a_world(forge=lambda index, update: _flip(update) if index == CHEAT else update)
+    world = a_world(learning=StandIn(lambda index, update: _flip(update) if index == CHEAT else update))
     run_checked(world, byzantine=[CHEAT])
     assert bans(world, CHEAT) == {"guilty"}
 
@@ -317,16 +318,21 @@ def test_who_forges_in_the_last_training_round_is_still_audited_and_banned(seed:
     world = a_world(
         seed=seed,
         task={"audit_fraction": 1.0, "training_rounds": 1},
-        forge=lambda index, update: _flip(update) if index == CHEAT else update,
+        learning=StandIn(lambda index, update: _flip(update) if index == CHEAT else update),
     )
     run_checked(world, byzantine=[CHEAT])
     assert bans(world, CHEAT) == {"guilty"}
 
 
 def test_an_update_that_does_not_decode_is_an_objective_fault() -> None:
-    world = a_world(forge=lambda index, update: _flip(update) if index == CHEAT else update)
-    flipped = world.peers[CHEAT].forge
-    world.peers[CHEAT].forge = lambda update: world.undecodable.add(flipped(update)) or flipped(update)  # type: ignore[func-returns-value]
+    def forge(index: int, update: Digest) -> Digest:
+        if index != CHEAT:
+            return update
+        stand_in.undecodable.add(_flip(update))
+        return _flip(update)
+
+    stand_in = StandIn(forge)
+    world = a_world(learning=stand_in)
     run_checked(world, byzantine=[CHEAT])
     assert bans(world, CHEAT) == {"objective"}
     assert all(
@@ -474,7 +480,7 @@ def test_a_banned_member_is_not_on_the_next_list() -> None:
     world = a_world(
         5,
         task={"training_rounds": 6, "epoch_rounds": 5},
-        forge=lambda index, update: _flip(update) if index == CHEAT else update,
+        learning=StandIn(lambda index, update: _flip(update) if index == CHEAT else update),
     )
     run_checked(world, byzantine=[CHEAT])
     assert bans(world, CHEAT) == {"guilty"}

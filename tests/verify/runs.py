@@ -9,11 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sim.byzantine import on_sending, only, signed
 
 from p2pdfl import codec
 from p2pdfl import task as task_file
+from p2pdfl.behaviours import ByzantineMachine, Deviation
 from p2pdfl.chain.client import Block
 from p2pdfl.chain.contract import (
     EVIDENCE_EQUIVOCATION,
@@ -26,23 +26,12 @@ from p2pdfl.chain.contract import (
 )
 from p2pdfl.crypto.envelope import head_digest, list_hash
 from p2pdfl.learning import learner as learning
-from p2pdfl.learning import quantize
 from p2pdfl.learning.learner import Learner, State
-from p2pdfl.protocol.events import (
-    Aggregate,
-    Aggregated,
-    Effect,
-    Replay,
-    Replayed,
-    SubmitAnchor,
-    SubmitEquivocation,
-    SubmitVerdict,
-    Train,
-    Trained,
-)
+from p2pdfl.protocol.events import SubmitAnchor, SubmitEquivocation, SubmitVerdict
 from p2pdfl.protocol.run import Run
 from p2pdfl.scenario import ledger
-from p2pdfl.sim.world import World
+from p2pdfl.sim.training import RealLearning
+from p2pdfl.sim.world import Machine, World
 from p2pdfl.store import Store
 from p2pdfl.task import Deployment, Task, TaskFile
 from p2pdfl.types import ZERO_DIGEST, Commit, Digest, Kind, Outcome, Packet, Wire
@@ -67,48 +56,23 @@ TASK: dict[str, Any] = {
 
 
 class TrainingWorld(World):
-    """The simulated network with real updates and states in place of the stand-in."""
+    """Real updates and states in place of the stand-in, and one member that flips signs."""
 
     def __init__(self, learner: Learner, peer_count: int, **world: Any) -> None:
-        super().__init__(learner.task, peer_count, **world)
-        self.learner = learner
-        self.updates: dict[Digest, bytes] = {}
-        initial = learner.initial_state()
-        self.states: dict[Digest, State] = {initial.digest(): initial}
+        self.training = RealLearning(learner)
+        super().__init__(learner.task, peer_count, learning=self.training, **world)
 
-    def _perform(self, index: int, effect: Effect) -> None:
-        match effect:
-            case Train():
-                update = self._train(effect.round, effect.parent_state, effect.seed, self.address(index))
-                if index == FLIPPER and effect.round >= 1:
-                    update = flipped(update)
-                digest = sha256(update).digest()
-                self.updates[digest] = update
-                self.peers[index].bodies.add(digest)
-                self._authors[digest] = self.address(index)
-                self._later(index, Trained(round=effect.round, update=digest), 10)
-            case Aggregate():
-                updates = [self.updates[entry.update] for entry in effect.updates]
-                state = self.learner.aggregate(self.states[effect.parent_state], updates)
-                self.states[state.digest()] = state
-                self._later(index, Aggregated(round=effect.round, updates=effect.updates, state=state.digest()), 2)
-            case Replay():
-                replayed = self._train(effect.audited_round, effect.parent_state, effect.seed, effect.author)
-                outcome = self.learner.compare(self.updates[effect.update], replayed)
-                seen = Replayed(audited_round=effect.audited_round, author=effect.author, outcome=outcome)
-                self._later(index, seen, 10)
-            case _:
-                super()._perform(index, effect)
+    @property
+    def learner(self) -> Learner:
+        return self.training.learner
 
-    def _train(self, round: int, parent: Digest, seed: Digest, author: bytes) -> bytes:
-        task_id = self.task.task_id()
-        return self.learner.train(self.states[parent], seed=seed, task_id=task_id, round=round, author=author)
+    @property
+    def updates(self) -> dict[Digest, bytes]:
+        return self.training.updates
 
-
-def flipped(update: bytes) -> bytes:
-    header = quantize.header_of(update)
-    values: np.ndarray[Any, np.dtype[np.float64]] = quantize.decode(update, header)
-    return quantize.encode(-values, header)
+    @property
+    def states(self) -> dict[Digest, State]:
+        return self.training.states
 
 
 def measured_task(**fields: Any) -> Task:
@@ -127,7 +91,13 @@ def run_to_the_end(**fields: Any) -> TrainingWorld:
         return [packet, signed(run, packet, commit.replace(update=other))]
 
     learner = Learner(measured_task(**fields))
-    world = TrainingWorld(learner, 6, seed=4, wrap=only(EQUIVOCATOR, on_sending(Kind.COMMIT, second_commit)))
+    equivocator = only(EQUIVOCATOR, on_sending(Kind.COMMIT, second_commit))
+    flips = Deviation(behaviour="sign_flip", from_round=1)
+
+    def wrap(index: int, run: Run) -> Machine:
+        return ByzantineMachine(run=run, deviation=flips) if index == FLIPPER else equivocator(index, run)
+
+    world = TrainingWorld(learner, 6, seed=4, wrap=wrap)
     leaving = tuple(entry.replace(exiting=index == LEAVER) for index, entry in enumerate(world.registrations))
     world.at(20, lambda: world.mine(2, leaving))
     world.run(until_ms=300_000, until=world.is_finished)
