@@ -123,6 +123,11 @@ sim: $(READY) ## SEED=1 PEERS= ROUNDS=: one simulated run with its faults and li
 sim-hunt: $(READY) ## MINUTES=10 or SEEDS=0:1000: simulated runs until one breaks something; ARGS='--plant quorum'
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m p2pdfl.sim hunt $(if $(SEEDS),--seeds '$(SEEDS)',--minutes '$(MINUTES)') $(SIM_SIZE) $(ARGS)
 
+.PHONY: study
+study: NAME := byzantine
+study: $(READY) ## NAME=byzantine: attacks beside rules beside audits, as tables; one of studies/, or a file of your own
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/p2pdfl study '$(NAME)' $(ARGS)
+
 .PHONY: bench
 bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; aggregation and pulls by themselves
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/round.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,21 @@ def _parser() -> argparse.ArgumentParser:
         "--trust-code", action="store_true", help="run the model and data functions that the task brings, if any"
     )
     verify.set_defaults(run=_verify)
+
+    study = commands.add_parser(
+        "study",
+        help="tables of attacks beside rules beside audits, in one process",
+        description="Run the cells of a study - attack, rule, audits, seed - each a whole network in virtual time with "
+        "real training, and put them in a table.  What is finished is kept: Ctrl-C stops at any time, and the same "
+        "command goes on.  Exit code 0 if all cells are there, 2 if the study cannot be used, 3 if a run failed.",
+    )
+    study.add_argument("study", metavar="FILE_OR_NAME", help="a study file, or NAME for studies/NAME.toml")
+    study.add_argument("--out", type=Path, default=Path("runs"), help="where study-<name>/ goes (default: %(default)s)")
+    study.add_argument(
+        "--processes", type=_count, default=os.cpu_count() or 1, help="cells at a time (default: %(default)s)"
+    )
+    study.add_argument("--fresh", action="store_true", help="forget the results that are there, and begin anew")
+    study.set_defaults(run=_study)
 
     doctor = commands.add_parser(
         "doctor",
@@ -186,6 +202,33 @@ def _verify(options: argparse.Namespace) -> int:
             f"{options.directory}: {'ok' if report.ok else 'NOT ok'}, {report.rounds} of {report.rounds_of_task} rounds"
         )
     return EXIT_OK if report.ok else EXIT_NOT_AS_EXPECTED
+
+
+def _study(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from p2pdfl.study import command
+    from p2pdfl.study.runner import StudyFailed
+    from p2pdfl.study.spec import StudyError
+    from p2pdfl.task import TaskError
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    try:
+        directory = command.run(
+            options.study, options.out, processes=options.processes, fresh=options.fresh, console=console
+        )
+    except (StudyError, TaskError) as error:
+        return _complain(str(error), EXIT_USAGE)
+    except StudyFailed as error:
+        return _complain(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _complain("stopped; the same command goes on where this left off", EXIT_INTERRUPTED)
+    for file in ("results.csv", "accuracy.png"):
+        if (directory / file).exists():
+            print(f"  {directory / file}")
+    return EXIT_OK
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -1,0 +1,229 @@
+"""What a study has found so far: results.csv, one row per cell, kept as it comes; table and heatmap made from it."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from statistics import fmean, quantiles
+from types import TracebackType
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from p2pdfl.study.cell import Row
+from p2pdfl.study.spec import Attack, Study, StudyError
+
+COLUMNS = tuple(field.name for field in fields(Row))
+_INTEGERS = {"seed", "rounds", "banned", "honest_banned", "all_banned_after"}
+_TEXTS = {"attack", "rule"}
+
+
+class Results:
+    """A directory, held by one process at a time."""
+
+    def __init__(self, directory: Path, study: Study, *, fresh: bool = False) -> None:
+        """Raises StudyError: it holds another study's results, or another process holds it."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = (directory / "results.csv").open("a+", newline="", encoding="utf-8")
+        except OSError as error:
+            raise StudyError(f"{error.filename}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            rows = [] if fresh else _read(self._file, directory)
+            if rows:
+                _check_same(directory / "study.json", study)
+        except BlockingIOError:
+            self._file.close()
+            raise StudyError(f"{directory}: another study is running there") from None
+        except StudyError:
+            self._file.close()
+            raise
+        (directory / "study.json").write_text(json.dumps(_fixed(study), indent=2))
+        # written anew, so that a row that was cut off in the middle is gone
+        self._file.truncate(0)
+        self._table = csv.writer(self._file)
+        self._table.writerow(COLUMNS)
+        self.rows: list[Row] = []
+        for row in rows:
+            self.add(row)
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        self._table.writerow(["" if value is None else value for value in astuple(row)])
+        self._file.flush()
+
+
+def _read(file: io.TextIOBase, directory: Path) -> list[Row]:
+    file.seek(0)
+    text = file.read()
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    table = csv.DictReader(lines)
+    if lines and tuple(table.fieldnames or ()) != COLUMNS:
+        raise StudyError(f"{directory}/results.csv: has other columns than {', '.join(COLUMNS)}; move it away")
+    try:
+        return [Row(**{name: _value(name, text) for name, text in entry.items()}) for entry in table]
+    except (TypeError, ValueError, AttributeError):
+        raise StudyError(f"{directory}/results.csv: line {table.line_num} is no result; move the file away") from None
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _TEXTS:
+        return text
+    if not text:
+        return None
+    return int(text) if name in _INTEGERS else float(text)
+
+
+def _fixed(study: Study) -> dict[str, Any]:
+    """What all rows of one table share."""
+    common: dict[str, Any] = study.model_dump(mode="json", include={"peers", "byzantine", "learning"})
+    task = study.task.model_dump(mode="json", exclude={"rule", "audit_fraction", "seed", "members_min", "name"})
+    return common | {f"task.{name}": value for name, value in task.items()}
+
+
+def _check_same(path: Path, study: Study) -> None:
+    try:
+        there = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict):
+        raise StudyError(f"{path}: missing or damaged, so nobody knows of what results.csv is; --fresh begins anew")
+    here = _fixed(study)
+    changed = [name for name in here.keys() | there.keys() if here.get(name) != there.get(name)]
+    if changed:
+        told = "; ".join(f"{name} was {there.get(name)!r}, is {here.get(name)!r}" for name in sorted(changed))
+        raise StudyError(f"{path.parent}: holds results of another study: {told}.  --fresh begins anew")
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(study: Study, rows: Sequence[Row], attack: Attack, rule: str, audits: float) -> list[Row]:
+    return [row for row in rows if row.key[:3] == (attack.name, rule, audits) and row.seed in study.seeds]
+
+
+def report(study: Study, rows: Sequence[Row]) -> Group:
+    table = Table(title=f"{study.name}: {study.byzantine} of {study.peers} peers attack", title_justify="left")
+    table.add_column("attack")
+    table.add_column("rule")
+    for name in (
+        "audits",
+        "seeds",
+        "accuracy",
+        "worst seed",
+        "backdoor",
+        "banned",
+        "honest banned",
+        "all banned after",
+    ):
+        table.add_column(name, justify="right")
+    notes: list[Text] = []
+    for audits in study.audits:
+        for rule in study.rules:
+            for attack in study.attacks:
+                found = rows_of(study, rows, attack, rule, audits)
+                if not found:
+                    continue
+                accuracies = [row.accuracy for row in found if row.accuracy is not None]
+                backdoors = [row.backdoor_success for row in found if row.backdoor_success is not None]
+                after = [row.all_banned_after for row in found if row.all_banned_after is not None]
+                table.add_row(
+                    attack.name,
+                    rule,
+                    f"{audits:g}",
+                    str(len(found)),
+                    _percent(accuracies, fmean),
+                    _percent(accuracies, min),
+                    _percent(backdoors, fmean),
+                    f"{fmean(row.banned for row in found):.1f}",
+                    str(sum(row.honest_banned for row in found)),
+                    f"{fmean(after):.1f}" if len(after) == len(found) else "-",
+                )
+                notes += _expectation(study, attack, audits, after, len(found))
+        table.add_section()
+    return Group(table, *notes)
+
+
+def _percent(values: Sequence[float], of: Callable[[Sequence[float]], float]) -> str:
+    return f"{100 * of(values):.1f} %" if values else "-"
+
+
+def _expectation(study: Study, attack: Attack, audits: float, after: list[int], count: int) -> list[Text]:
+    """With one audit per round there is a formula to measure against."""
+    if math.ceil(audits * study.peers) != 1 or attack.behaviour == "none" or attack.every > 1 or not after:
+        return []
+    spread = quantiles(after, n=20)[-1] if len(after) > 1 else after[0]
+    return [
+        Text(
+            f"expected rounds to catch all {study.byzantine} with one audit per round: "
+            f"{rounds_to_catch(study.peers, study.byzantine):.1f}; measured with {attack.name}: {fmean(after):.1f} "
+            f"(95 % within {spread:.0f}; {len(after)} of {count} runs caught all); "
+            f"bans by coin flips, as in BTARD's released code: {rounds_of_coin_flips(study.peers, study.byzantine):.1f}"
+        )
+    ]
+
+
+def rounds_to_catch(peers: int, byzantine: int) -> float:
+    """Until one audit per round, auditor and target drawn from all, has met every Byzantine member, whose own audits
+    say nothing: with b of n left, an honest auditor meets one of them with probability b h / (n (n - 1))."""
+    honest = peers - byzantine
+    return sum((honest + b) * (honest + b - 1) / (honest * b) for b in range(1, byzantine + 1))
+
+
+def rounds_of_coin_flips(peers: int, byzantine: int) -> float:
+    """Where each is banned in each round with probability h / n^2 by itself (`ban_prob` in BTARD's experiments): the
+    mean of the last, 1 / (1 - (1 - p)^k) summed by inclusion and exclusion."""
+    p = (peers - byzantine) / peers**2
+    total: float = sum((-1) ** (k + 1) * math.comb(byzantine, k) / (1 - (1 - p) ** k) for k in range(1, byzantine + 1))
+    return total
+
+
+_SUMMARIES: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "worst seed": min}
+
+
+def plot(path: Path, study: Study, rows: Sequence[Row]) -> bool:
+    """A heatmap of the mean accuracy and one of the worst seed's.  Whether there was any accuracy to show."""
+    from matplotlib.figure import Figure  # half a second, and only here
+
+    columns = [(rule, audits) for audits in study.audits for rule in study.rules]
+    found = [
+        [
+            [row.accuracy for row in rows_of(study, rows, attack, *column) if row.accuracy is not None]
+            for column in columns
+        ]
+        for attack in study.attacks
+    ]
+    if not any(values for line in found for values in line):
+        return False
+    figure = Figure(figsize=(3 + 2.2 * len(columns) * 2, 1.5 + 0.38 * len(study.attacks)), layout="constrained")
+    for axes, (title, of) in zip(figure.subplots(1, 2, sharey=True), _SUMMARIES.items(), strict=True):
+        values = [[100 * of(cell) if cell else math.nan for cell in line] for line in found]
+        axes.imshow(values, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
+        for y, line in enumerate(values):
+            for x, value in enumerate(line):
+                if not math.isnan(value):
+                    axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize="small")
+        axes.set_xticks(
+            range(len(columns)), [f"{rule}\naudits {audits:g}" for rule, audits in columns], fontsize="x-small"
+        )
+        axes.set_yticks(range(len(study.attacks)), [attack.name for attack in study.attacks], fontsize="small")
+        axes.set_title(f"{study.name}: accuracy in %, {title}", fontsize="small")
+    figure.savefig(path, dpi=130)
+    return True

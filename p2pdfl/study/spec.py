@@ -1,0 +1,142 @@
+"""A study file: which attacks, against which rules, with how many audits, how often.
+
+name = "byzantine"
+peers = 16
+byzantine = 7           # of them; one adversary, who shield each other in audits
+seeds = 3               # 0, 1, 2: keys, batches and initial weights; or a list
+rules = ["clip_nnm_trimmed_mean", "mean"]   # of `task.Rule`
+audits = [0.0, 0.25]    # `task.audit_fraction`
+learning = "real"       # stand-in: only digests, to count rounds until all are banned, where a run ends
+attacks = [
+    "none",
+    "sign_flip",        # a behaviour of `behaviours.UpdateBehaviour`, with its usual factor (`learning.attacks`)
+    { behaviour = "ipm", factor = 0.1 },
+    { behaviour = "scale", from_round = 10, every = 10 },
+]
+
+[task]                  # fields of `task.Task`
+training_rounds = 60
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from p2pdfl import params
+from p2pdfl.behaviours import Deviation, UpdateBehaviour
+from p2pdfl.task import Rule, Task, explain
+from p2pdfl.types import Address
+
+SEEDS_MAX = 10_000
+
+
+class StudyError(ValueError):
+    """A study that cannot be run, said in words that name the field."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Attack(_Table):
+    behaviour: Literal["none", UpdateBehaviour]
+    factor: float | None = None
+    from_round: int = Field(default=0, ge=0)
+    every: int = Field(default=1, ge=1)
+
+    @property
+    def name(self) -> str:
+        words: list[str] = [self.behaviour]
+        words += [] if self.factor is None else [f"x{self.factor:g}"]
+        words += [] if self.from_round == 0 else [f"from {self.from_round}"]
+        words += [] if self.every == 1 else [f"every {self.every}"]
+        return " ".join(words)
+
+    def deviation(self, colluders: frozenset[Address]) -> Deviation | None:
+        if self.behaviour == "none":
+            return None
+        return Deviation(
+            behaviour=self.behaviour,
+            from_round=self.from_round,
+            factor=self.factor,
+            every=self.every,
+            colluders=colluders,
+        )
+
+
+def _by_name(value: Any) -> Any:
+    return {"behaviour": value} if isinstance(value, str) else value
+
+
+def _counted(value: Any) -> Any:
+    return tuple(range(min(value, SEEDS_MAX + 1))) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
+    BeforeValidator(_counted),
+    Field(min_length=1, max_length=SEEDS_MAX),
+]
+
+
+class Study(_Table):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    peers: int = Field(default=16, ge=2, le=params.MEMBER_COUNT_MAX)
+    byzantine: int = Field(default=7, ge=0)
+    seeds: Seeds = (0, 1, 2)
+    rules: tuple[Rule, ...] = Field(default=(Task().rule,), min_length=1)
+    audits: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=(0.0, Task().audit_fraction), min_length=1)
+    attacks: tuple[Annotated[Attack, BeforeValidator(_by_name)], ...] = Field(min_length=1)
+    learning: Literal["real", "stand-in"] = "real"
+    task: Task = Task()
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Study:
+        if self.byzantine >= self.peers:
+            raise ValueError(f"byzantine: {self.byzantine} of {self.peers} peers leaves nobody honest")
+        for field, names in (
+            ("attacks", [attack.name for attack in self.attacks]),
+            ("rules", self.rules),
+            ("audits", self.audits),
+            ("seeds", self.seeds),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field}: names one twice")
+        for attack in self.attacks:
+            if attack.from_round >= self.task.training_rounds:
+                last = self.task.training_rounds - 1
+                raise ValueError(f"attacks: {attack.name}: the last round with training is {last}")
+        for field in ("rule", "audit_fraction", "seed", "members_min", "name"):
+            if field in self.task.model_fields_set:
+                raise ValueError(f"task.{field}: is for the study to set (rules, audits, seeds, peers, name)")
+        return self
+
+
+def load(path: Path) -> Study:
+    """Raises StudyError with the file, the field, what is wrong with it and what is allowed."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
+        raise StudyError(f"{path}: not readable as TOML: {error}") from None
+    try:
+        return Study.model_validate(tables)
+    except ValidationError as error:
+        raise StudyError(f"{path}: {explain(error)}") from None
+
+
+def find(name_or_path: str) -> Path:
+    """The file itself, or studies/NAME.toml here or in the checkout this package runs from."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folders = (Path("studies"), Path(__file__).resolve().parents[2] / "studies")
+    for folder in folders:
+        candidate = folder / f"{name_or_path}.toml"
+        if candidate.is_file():
+            return candidate
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
+    raise StudyError(f"no study {name_or_path!r}; there are: {', '.join(known) or 'none here'}")
