@@ -109,18 +109,23 @@ class ChainProcess:
 
     def come_back(self) -> None:
         """Raises ProcessFailed."""
-        if self._stopped is not None:
-            self._stopped.go_on()
-            self._stopped = None
-        else:
+        if not self._go_on():
             self._tell(_COME_BACK)
 
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
     def stop(self) -> None:
+        self._go_on()
         self._ours.close()
         stop([self._process])
+
+    def _go_on(self) -> bool:
+        """Whether it was stopped."""
+        stopped, self._stopped = self._stopped, None
+        if stopped is not None:
+            stopped.go_on()
+        return stopped is not None
 
     def _tell(self, what: list[str] | str) -> None:
         try:
