@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -37,17 +38,18 @@ def run(
         known = {row.key for row in results.rows}
         missing = [cell for cell in wanted if cell.key not in known]
         done = len(wanted) - len(missing)
-        for row in _run(study, missing, processes):
-            results.add(row)
-            done += 1
-            on_row(row, done, len(wanted))
+        with closing(_run(study, missing, processes)) as finished:
+            for row in finished:
+                results.add(row)
+                done += 1
+                on_row(row, done, len(wanted))
         keys = {cell.key for cell in wanted}
         rows = [row for row in results.rows if row.key in keys]
     plot(directory / "accuracy.png", study, rows)
     return rows
 
 
-def _run(study: Study, missing: Sequence[Cell], processes: int) -> Iterator[Row]:
+def _run(study: Study, missing: Sequence[Cell], processes: int) -> Generator[Row, None, None]:
     """As they are finished."""
     if processes <= 1 or len(missing) <= 1:
         yield from (run_cell(study, cell) for cell in missing)
@@ -58,15 +60,16 @@ def _run(study: Study, missing: Sequence[Cell], processes: int) -> Iterator[Row]
     )
     try:
         yield from _as_finished(executor, study, iter(missing), processes)
+        executor.shutdown()
     except BrokenProcessPool:
         raise StudyFailed("a process died, perhaps for want of memory; the same command goes on") from None
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        # on an interrupt: what is half done is not waited for
+        # left over only after an interrupt or a failure: what is half done is not waited for
         for process in multiprocessing.active_children():
             if process not in others:
                 process.terminate()
-        executor.shutdown()
+                process.join()
 
 
 def _as_finished(executor: ProcessPoolExecutor, study: Study, missing: Iterator[Cell], processes: int) -> Iterator[Row]:

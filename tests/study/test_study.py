@@ -1,0 +1,177 @@
+"""Tables of small runs, and that what is finished is kept."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from p2pdfl import cli
+from p2pdfl.study import Attack, Row, Study, StudyError, run
+from p2pdfl.study.cell import cells, run_cell
+from p2pdfl.study.results import Results, report, rounds_of_coin_flips, rounds_to_catch
+from p2pdfl.task import Task
+
+pytestmark = pytest.mark.slow
+
+STUDY = Study(
+    name="small",
+    peers=5,
+    byzantine=2,
+    seeds=(0,),
+    rules=("clip_nnm_trimmed_mean", "mean"),
+    audits=(0.0, 0.6),
+    attacks=(Attack(behaviour="none"), Attack(behaviour="scale")),
+    task=Task(training_rounds=6, verdict_rounds=2, local_steps=20),
+)
+DIGESTS = STUDY.model_copy(update={"learning": "stand-in"})
+
+
+def _interrupt(row: Row, done: int, total: int) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, float], Row]:
+    directory = tmp_path_factory.mktemp("study")
+    found = run(STUDY, directory)
+    assert (directory / "accuracy.png").stat().st_size > 1000
+    return {row.key[:3]: row for row in found}
+
+
+def test_the_mean_falls_to_an_attack_that_the_default_rule_bears(rows: dict[tuple[str, str, float], Row]) -> None:
+    assert min(rows["none", rule, 0.0].accuracy or 0 for rule in STUDY.rules) > 0.7
+    assert (rows["scale", "mean", 0.0].accuracy or 1) < 0.3
+    assert (rows["scale", "clip_nnm_trimmed_mean", 0.0].accuracy or 0) > 0.7
+
+
+def test_audits_ban_all_who_attack_and_nobody_else(rows: dict[tuple[str, str, float], Row]) -> None:
+    for (attack, _, audits), row in rows.items():
+        assert row.banned == (2 if attack == "scale" and audits else 0)
+        assert row.honest_banned == 0
+        assert (row.all_banned_after is not None) == (row.banned == 2)
+
+
+def test_a_cell_gives_the_same_row_again(rows: dict[tuple[str, str, float], Row]) -> None:
+    cell = cells(STUDY)[-1]
+    assert run_cell(STUDY, cell) == rows[cell.key[:3]]
+
+
+def test_a_backdoor_has_a_success_rate() -> None:
+    attack = Attack(behaviour="backdoor", factor=3)
+    study = STUDY.model_copy(update={"attacks": (attack,), "rules": ("mean",), "audits": (0.0,)})
+    (cell,) = cells(study)
+    assert (run_cell(study, cell).backdoor_success or 0) > 0.5
+
+
+def test_several_processes_find_what_one_does(tmp_path: Path) -> None:
+    alone = run(DIGESTS, tmp_path / "alone")
+    together = run(DIGESTS, tmp_path / "together", processes=2)
+    assert sorted(row.key for row in alone) == sorted(row.key for row in together)
+    assert set(alone) == set(together)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_after_an_interrupt_it_goes_on_where_it_was(tmp_path: Path, processes: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(DIGESTS, tmp_path, processes=processes, on_row=_interrupt)
+    assert multiprocessing.active_children() == []
+    told: list[int] = []
+    rows = run(DIGESTS, tmp_path, on_row=lambda row, done, total: told.append(done))
+    assert told == list(range(2, 9))
+    assert [row.key for row in run(DIGESTS, tmp_path, on_row=_interrupt)] == [row.key for row in rows]
+
+
+def test_a_row_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
+    whole = run(DIGESTS, tmp_path)
+    path = tmp_path / "results.csv"
+    path.write_bytes(path.read_bytes()[:-5])
+    told: list[int] = []
+    assert set(run(DIGESTS, tmp_path, on_row=lambda row, done, total: told.append(done))) == set(whole)
+    assert told == [8]
+
+
+def test_more_seeds_are_added_to_what_is_there(tmp_path: Path) -> None:
+    run(DIGESTS, tmp_path)
+    told: list[int] = []
+    run(DIGESTS.model_copy(update={"seeds": (0, 1)}), tmp_path, on_row=lambda row, done, total: told.append(done))
+    assert told == list(range(9, 17))
+
+
+def test_results_of_another_study_are_not_mixed_in(tmp_path: Path) -> None:
+    run(DIGESTS, tmp_path)
+    other = DIGESTS.model_copy(update={"task": Task(training_rounds=7)})
+    with pytest.raises(StudyError, match=r"task\.training_rounds was 6, is 7.*--fresh"):
+        run(other, tmp_path)
+    assert len(run(other, tmp_path, fresh=True)) == 8
+
+
+@pytest.mark.parametrize("text", ["attack,rule\nnone,mean\n", "\x00", None])
+def test_a_results_file_that_is_none_is_left_alone(tmp_path: Path, text: str | None) -> None:
+    run(DIGESTS, tmp_path)
+    path = tmp_path / "results.csv"
+    if text is None:
+        text = path.read_text().replace(",0.6,", ",much,")
+    path.write_text(text + "\n")
+    with pytest.raises(StudyError, match=r"results\.csv: "):
+        run(DIGESTS, tmp_path)
+    assert path.read_text() == text + "\n"
+
+
+def test_one_study_at_a_time_writes_there(tmp_path: Path) -> None:
+    with Results(tmp_path, DIGESTS), pytest.raises(StudyError, match="another study is running there"):
+        Results(tmp_path, DIGESTS)
+
+
+# --- rounds to catch ---------------------------------------------------------------------------------------------
+
+
+def test_the_closed_forms() -> None:
+    assert rounds_to_catch(16, 7) == pytest.approx(37.1, abs=0.05)
+    assert rounds_of_coin_flips(16, 7) == pytest.approx(73, abs=0.1)
+
+
+def test_one_audit_per_round_catches_all_about_when_it_should() -> None:
+    """Beside the formula: two rounds until there is something to audit, and the one in which the last ban is listed."""
+    study = Study(
+        name="bans",
+        peers=6,
+        byzantine=2,
+        seeds=tuple(range(30)),
+        audits=(0.1,),
+        attacks=(Attack(behaviour="sign_flip"),),
+        learning="stand-in",
+        task=Task(training_rounds=100),
+    )
+    rows = [run_cell(study, cell) for cell in cells(study)]
+    assert all(row.banned == 2 and row.honest_banned == 0 for row in rows)
+    measured = fmean(row.all_banned_after or 0 for row in rows)
+    assert measured - 3 == pytest.approx(rounds_to_catch(6, 2), rel=0.25)
+    assert "expected rounds to catch all 2" in str(report(study, rows).renderables[1])
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_leaves_a_table_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        'name = "tiny"\npeers = 4\nbyzantine = 1\nseeds = 1\naudits = [0.5]\nattacks = ["sign_flip"]\n'
+        'learning = "stand-in"\n[task]\ntraining_rounds = 30\n'
+    )
+    assert cli.main(["study", str(path), "--out", str(tmp_path), "--processes", "1"]) == cli.EXIT_OK
+    told = capsys.readouterr().out
+    assert "tiny: 1 of 4 peers attack" in told
+    assert str(tmp_path / "study-tiny" / "results.csv") in told
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_text('name = "odd"\nattacks = ["none"]\n[task]\nmodel = "nothing"\n')
+    assert cli.main(["study", str(path), "--out", str(tmp_path), "--processes", "1"]) == cli.EXIT_USAGE
+    assert cli.main(["study", "nonesuch"]) == cli.EXIT_USAGE
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "p2pdfl: model: 'nothing' is neither built in (digits_mlp) nor of the form package.module:function"
+    assert "no study 'nonesuch'" in second
