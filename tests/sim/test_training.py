@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from p2pdfl.behaviours import ByzantineMachine, Deviation
+from p2pdfl.codec import decode_payload
 from p2pdfl.learning.learner import Learner, measure
 from p2pdfl.protocol.run import Run
 from p2pdfl.sim.hunt import draw_case, run_case
@@ -14,6 +15,7 @@ from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.training import RealLearning
 from p2pdfl.sim.world import Machine, World
 from p2pdfl.task import Task
+from p2pdfl.types import Accuse, Judge, Outcome
 
 from .runs import TASK, bans, run_checked
 
@@ -60,6 +62,30 @@ def test_garbage_is_an_objective_fault(learner: Learner) -> None:
     world, _ = a_training_world(learner, Deviation(behaviour="garbage", from_round=1))
     run_checked(world, byzantine=[CHEAT])
     assert bans(world, CHEAT) == {"objective"}
+
+
+def test_colluders_find_nothing_against_each_other_and_are_caught_by_the_others(learner: Learner) -> None:
+    cheats, worlds = (1, 2), []
+
+    def wrap(index: int, run: Run) -> Machine:
+        colluders = {worlds[0].address(cheat) for cheat in cheats} - {run.setup.address}
+        deviation = Deviation(behaviour="alie", from_round=0, colluders=frozenset(colluders))
+        return ByzantineMachine(run=run, deviation=deviation) if index in cheats else run
+
+    real = RealLearning(learner)
+    world = World(learner.task, 7, seed=2, wrap=wrap, sharing=StandInSharing(), learning=real, on_made=worlds.append)
+    run_checked(world, byzantine=cheats)
+    assert all(bans(world, cheat) == {"guilty"} for cheat in cheats)
+    findings = []
+    for cheat in cheats:
+        for packet in world.peers[cheat].sent:
+            payload = decode_payload(packet)
+            if isinstance(payload, Accuse | Judge):
+                accused = world.peers[0].run.epochs[packet.envelope.epoch].addresses[payload.accused]
+                assert accused == world.address(3 - cheat)
+                assert isinstance(payload, Judge)
+                findings.append(payload.outcome)
+    assert set(findings) == {Outcome.VOID}
 
 
 def test_what_nobody_asks_about_any_more_is_forgotten_and_changes_nothing(learner: Learner) -> None:
