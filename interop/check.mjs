@@ -42,7 +42,7 @@ const checks = {
       Object.entries(vectors.task.fields).map(([name, value]) => [name, JSON.stringify(value)])
     )
     assert.equal(wire.taskId(fields), task)
-    assert.equal(`/p2pdfl/1/${task}`, vectors.task.topic)
+    assert.equal(`/p2pdfl/2/${task}`, vectors.task.topic)
   },
 
   domain () {}, // by every signature below

@@ -77,7 +77,8 @@ const Contents = record({
   commits: list(record({ member, body: digest }), 0, MEMBER_COUNT_MAX),
   updates: list(record({ member, update: digest }), 0, MEMBER_COUNT_MAX),
   evidence: list(Equivocation, 0, MEMBER_COUNT_MAX),
-  verdicts: list(Verdict, 0, MEMBER_COUNT_MAX)
+  verdicts: list(Verdict, 0, MEMBER_COUNT_MAX),
+  banned: digest
 })
 const Head = record({
   task: digest, epoch: u32, round: u32, parent: digest, contents: digest, state: digest, next_members: digest,

@@ -25,8 +25,9 @@ from p2pdfl.learning.learner import Learner, measure
 from p2pdfl.net import Limits, Network, open_network
 from p2pdfl.node import Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
-from p2pdfl.protocol.run import Genesis, Run
+from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.setup import Setup
+from p2pdfl.protocol.start import Genesis, at_genesis
 from p2pdfl.scenario.ledger import publish
 from p2pdfl.store import Store
 from p2pdfl.task import Deployment, Task
@@ -161,7 +162,7 @@ def member(at: Place, name: str, network: Network, *, computes: type[Compute] = 
 
     with Store(home / "store.sqlite") as store, Journal(home / "events.jsonl", tell) as journal:
         signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
-        run = Run(setup, genesis, signed)
+        run = Run(setup, at_genesis(setup, genesis), signed)
         node = Node(
             machine=run,
             compute=computes(learner(task), setup.task_id, keys, secrets.token_bytes),

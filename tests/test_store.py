@@ -47,6 +47,7 @@ def closing(round: int, update: Digest, parent: Digest = bytes(32)) -> tuple[Hea
         updates=(UpdateEntry(member=0, update=update),),
         evidence=(),
         verdicts=(),
+        banned=bytes(32),
     )
     head = Head(
         task=TASK,

@@ -21,7 +21,7 @@ from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 
 from p2pdfl.codec import body_digest, digest_of, encode
 from p2pdfl.crypto import pvss
-from p2pdfl.crypto.envelope import Domain, Signer, envelope_digest, head_digest, possession_digest
+from p2pdfl.crypto.envelope import Domain, Signer, envelope_digest, head_digest, list_hash, possession_digest
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.learning import quantize
 from p2pdfl.learning.state import State
@@ -82,7 +82,7 @@ TASK = Task(
     reference_replay=sha256(b"reference replay").digest(),
 )
 TASK_ID = TASK.task_id()
-TOPIC = f"/p2pdfl/1/{TASK_ID.hex()}"
+TOPIC = f"/p2pdfl/2/{TASK_ID.hex()}"
 
 
 def entropy(label: str) -> Entropy:
@@ -137,6 +137,7 @@ def compute() -> Vector:
         updates=(),
         evidence=(),
         verdicts=(),
+        banned=list_hash(()),
     )
     head = _head(0, parent, contents)
     beacon = _beacon(head_digest(head))
@@ -370,6 +371,7 @@ def _late_proposal(contents: Contents, parent: Digest, update: Digest, judge: Ju
         updates=(UpdateEntry(member=0, update=update),),
         evidence=(equivocation,),
         verdicts=(verdict,),
+        banned=list_hash(EPOCH.addresses[2:3]),
     )
     head = _head(3, parent, listed)
     low, high = (_sign(3, Kind.NOTARIZE, vote, round=2).signature for vote in votes)
