@@ -403,6 +403,7 @@ class _Peer:
                 "address": "0x" + keys.address.hex(),
                 "peer_id": network.peer_id.decode(),
                 "rounds": result.rounds,
+                "first_round": min(result.heads),
                 "state": result.state.hex(),
                 "accuracy": result.accuracy,
                 "heads": {str(round): head.hex() for round, head in sorted(result.heads.items())},

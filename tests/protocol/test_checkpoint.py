@@ -267,7 +267,7 @@ def test_another_anchor_lists_or_registry_than_its_own() -> None:
 @pytest.mark.slow
 def test_the_checkpoint_of_another_epoch_or_of_the_last_one() -> None:
     at = taken(1)
-    with pytest.raises(BadCheckpoint, match="more or fewer rounds|another head|another round|member list"):
+    with pytest.raises(BadCheckpoint, match=r"more or fewer rounds|another head|another round|member list"):
         at.restore(taken(0).checkpoint.replace(epoch=1))
     last = TASK.epoch_count - 1
     with pytest.raises(BadCheckpoint, match="of another epoch"):
