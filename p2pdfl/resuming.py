@@ -29,7 +29,6 @@ from p2pdfl.protocol.checkpoint import (
     CheckpointReply,
     CheckpointRequest,
     UnknownBlock,
-    as_kept,
     bytes_max,
     epochs_of,
     named_block,
@@ -72,7 +71,9 @@ class Resuming:
 
     async def position(self) -> Position:
         try:
-            found = await self._from_own_disk() or await self._from_others()
+            confirmed = await self._patiently(self.chain.confirmed_block)
+            next_epoch = await self._patiently(partial(self.chain.next_epoch, confirmed.hash))
+            found = await self._from_own_disk(confirmed, next_epoch) or await self._from_others(confirmed, next_epoch)
         except ChainError as error:
             # a node that has forgotten old blocks, say
             self._tell_trouble(error)
@@ -81,18 +82,17 @@ class Resuming:
 
     # --- the own disk ---------------------------------------------------------------------------------------------
 
-    async def _from_own_disk(self) -> Position | None:
+    async def _from_own_disk(self, confirmed: Block, next_epoch: Epoch) -> Position | None:
+        """Past what is anchored only: an anchor that is still owed is sent by who closes that epoch, once more."""
         store, task = self.store, self.terms.task
-        kept, last = await threads.run(store.checkpoint_epochs), await threads.run(store.last_round)
+        last = await threads.run(store.last_round)
+        kept = [epoch for epoch in await threads.run(store.checkpoint_epochs) if epoch < next_epoch]
         if not kept:
             return None
         epoch = restart_from(task, kept, 0 if last is None else last + 1)
         checkpoint, data = await threads.run(store.checkpoint, epoch)
-        confirmed = await self._patiently(self.chain.confirmed_block)
-        registrations = await self._patiently(partial(self.chain.registrations, confirmed.hash))
         try:
-            anchored = as_kept(checkpoint, tuple(registrations))
-            start = await self._restored(checkpoint, anchored, confirmed)
+            start = await self._restored(checkpoint, await self._anchored(epoch, confirmed), confirmed)
             state = await threads.run(self.compute.state_of, data)
         except (BadCheckpoint, StateError) as error:
             self._tell_trouble(error)
@@ -102,11 +102,9 @@ class Resuming:
 
     # --- others ---------------------------------------------------------------------------------------------------
 
-    async def _from_others(self) -> Position | None:
+    async def _from_others(self, confirmed: Block, next_epoch: Epoch) -> Position | None:
         if await threads.run(self.store.last_round) is not None:
             return None
-        confirmed = await self._patiently(self.chain.confirmed_block)
-        next_epoch = await self._patiently(partial(self.chain.next_epoch, confirmed.hash))
         last = min(next_epoch - 1, self.terms.task.epoch_count - 2)
         # who has not closed the last one yet has that before it
         wanted = [await self._anchored(epoch, confirmed) for epoch in (last, last - 1) if epoch >= 0]

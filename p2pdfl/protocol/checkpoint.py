@@ -99,8 +99,8 @@ def epochs_of(task: Task, epoch: Epoch) -> range:
 
 
 def restart_from(task: Task, kept: Collection[Epoch], round: Round) -> Epoch:
-    """Which of one's own to go on from: the newest after which one can still replay all that may be judged in `round`,
-    else the oldest."""
+    """Which of one's own, all anchored, to go on from: the newest after which one can still replay all that may be
+    judged in `round`, else the oldest."""
     needed = round - task.verdict_rounds - params.AUDIT_LAG
     return max((epoch for epoch in kept if task.last_round_of(epoch) < needed), default=min(kept))
 
@@ -152,17 +152,6 @@ def _handed_out(closed: ClosedRound) -> CheckpointRound:
 def named_block(checkpoint: Checkpoint) -> Digest:
     """The chain block that its last head names, nothing verified.  Raises BadCheckpoint."""
     return _proposed(checkpoint.rounds[-1].proposal).head.chain_block
-
-
-def as_kept(checkpoint: Checkpoint, registrations: tuple[Registration, ...]) -> Anchored:
-    """For one's own, from one's own disk, which vouches for itself.  Raises BadCheckpoint."""
-    first = checkpoint.epoch + 2 - len(checkpoint.lists)
-    return Anchored(
-        epoch=checkpoint.epoch,
-        head=head_digest(_proposed(checkpoint.rounds[-1].proposal).head),
-        lists={first + place: list_hash(addresses) for place, addresses in enumerate(checkpoint.lists)},
-        registrations=registrations,
-    )
 
 
 def restore(

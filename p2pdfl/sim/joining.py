@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from p2pdfl.protocol.checkpoint import Anchored, BadCheckpoint, as_kept, named_block, restart_from, restore
+from p2pdfl.protocol.checkpoint import Anchored, BadCheckpoint, named_block, restart_from, restore
 from p2pdfl.protocol.events import ChainSeen
 from p2pdfl.protocol.setup import Terms
 from p2pdfl.protocol.start import Genesis, Start, at_genesis
@@ -29,9 +29,11 @@ def take_up(
     terms: Terms, genesis: Genesis, chain: Chain, disk: Disk, holders: list[Holder], chance: Random, refused: list[str]
 ) -> Start:
     """holders: in the order in which they are asked."""
-    if disk.checkpoints:
-        own = disk.checkpoints[restart_from(terms.task, disk.checkpoints, max(disk.closed, default=-1) + 1)]
-        return restore(terms, genesis, own, as_kept(own, chain.confirmed[-1].registrations), _named(chain, own))
+    kept = disk.checkpoints.keys() & chain.anchors.keys()
+    if kept:
+        epoch = restart_from(terms.task, kept, max(disk.closed, default=-1) + 1)
+        own = disk.checkpoints[epoch]
+        return restore(terms, genesis, own, chain.anchored(terms, epoch), _named(chain, own))
     if not disk.closed:
         for epoch in _worth_asking_for(terms, chain):
             anchored = chain.anchored(terms, epoch)

@@ -18,7 +18,6 @@ from p2pdfl.protocol.checkpoint import (
     Anchored,
     BadCheckpoint,
     UnknownBlock,
-    as_kept,
     bytes_max,
     epochs_of,
     named_block,
@@ -144,21 +143,13 @@ def test_who_was_banned_in_it_keeps_the_evidence_and_who_was_before_does_not() -
 def test_it_keeps_to_its_bound_and_to_its_encoding(epoch: Epoch) -> None:
     at = taken(epoch)
     data = encode(at.checkpoint)
+    assert named_block(at.checkpoint) == at.named.block
     longest = bytes_max(TASK, N)
     assert decode(Checkpoint, data, bytes_max=longest) == at.checkpoint
     assert [len(at.checkpoint.rounds), len(at.checkpoint.lists)] == [
         len(rounds_of(TASK, epoch)),
         len(epochs_of(TASK, epoch)),
     ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("epoch", EPOCHS)
-def test_ones_own_needs_no_anchor(epoch: Epoch) -> None:
-    at = taken(epoch)
-    own = as_kept(at.checkpoint, at.anchored.registrations)
-    assert own == at.anchored
-    assert named_block(at.checkpoint) == at.named.block
 
 
 def test_a_restart_goes_on_where_it_can_still_judge_or_else_as_far_back_as_it_can() -> None:

@@ -65,6 +65,17 @@ def test_an_own_disk_is_gone_on_from_and_signed_on_at_once() -> None:
     assert not world.peers[2].run.is_muted
 
 
+def test_an_epoch_whose_anchor_is_owed_is_closed_again() -> None:
+    world = in_round(world_of(), 10)
+    del world.chain.anchors[1]
+    world.restart(2)
+    assert world.peers[2].run._first_round == 4
+    world.chain.anchors.clear()
+    world.restart(2)
+    assert world.peers[2].run._first_round == 0
+    run_checked(world)
+
+
 def test_who_joined_goes_on_from_its_new_disk() -> None:
     world = in_round(world_of(), 9)
     world.restart(2, is_store_lost=True)
