@@ -207,6 +207,22 @@ async def half_a_body(attacker: Attacker) -> None:
     await yamux.tcp.until_ended()
 
 
+async def frame_in_a_thousand_pieces(attacker: Attacker) -> None:
+    """As shipped it ends the connection: it gives up after a hundred reads, as if the other side had."""
+    identity = Identity("patient")
+    yamux = await attacker.yamux(identity)
+    await lives(yamux)
+    [connection] = adapter.connections_of(attacker.victim._host, identity.id)
+    frame = yamux.noise.encrypt(bytes.fromhex("000200010000000000000007") * 86)
+    for byte in len(frame).to_bytes(2, "big") + frame:
+        heard = adapter.heard_on(connection)
+        await yamux.tcp.send(bytes([byte]))
+        while adapter.heard_on(connection) == heard:  # so that each is read by itself
+            assert not connection.is_closed
+            await trio.lowlevel.checkpoint()
+    await lives(yamux)
+
+
 async def data_then_reset(attacker: Attacker) -> None:
     """As shipped each leaves its data behind, for 90 s."""
     yamux = await attacker.yamux()
@@ -290,6 +306,7 @@ async def gossip_stream_reset_and_opened_again(attacker: Attacker) -> None:
         replies_that_are_not_read,
         half_a_header,
         half_a_body,
+        frame_in_a_thousand_pieces,
         data_then_reset,
         resets_without_number,
         data_after_the_end,
