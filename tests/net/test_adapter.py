@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -52,6 +53,12 @@ class Failing(Service):
             raise RuntimeError("remote-triggered")
         self.recovered.set()
         await trio.sleep_forever()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not condition():
+            await trio.lowlevel.checkpoint()
 
 
 async def test_a_failing_task_ends_itself_and_not_its_service() -> None:
@@ -230,3 +237,30 @@ async def test_all_connections_close_side_by_side() -> None:
             await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         assert [connection.is_closed for connection in connections] == [True] * 3
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_goodbye_that_waits_behind_a_frame_is_said_by_either_end() -> None:
+    """The end that accepted the connection closes its socket as soon as it can."""
+    async with network("one") as one, stranger() as other:
+        assert await other.dial(one)
+        await until(lambda: len(adapter.connections_of(one._host)) == 1)
+        [accepted], [dialled] = adapter.connections_of(one._host), adapter.connections_of(other.host)
+        async with trio.open_nursery() as nursery:
+            async with accepted.muxed_conn._write_lock:  # type: ignore[attr-defined]
+                nursery.start_soon(accepted.close)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                heard = dialled.muxed_conn.headers_received  # type: ignore[attr-defined]
+            await until(lambda: dialled.is_closed)
+        assert dialled.muxed_conn.headers_received > heard  # type: ignore[attr-defined]
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_an_answered_ping_tells_windows_how_long_a_round_trip_takes(pair: tuple[Network, Network]) -> None:
+    """Who does not know takes it for a millisecond, and then a window never grows on a long path."""
+    one, other = pair
+    [connection] = adapter.connections_of(one._host, peer_of(other))
+    await adapter.ping(connection)
+    await until(lambda: connection.muxed_conn.rtt() > 0)  # type: ignore[attr-defined]
