@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import pytest
 import trio
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.utils.varint import encode_varint_prefixed
 
 from net.loopback import GOSSIP
 from p2pdfl.net import adapter, blobs
@@ -254,6 +256,22 @@ async def data_after_the_end(attacker: Attacker) -> None:
     await lives(yamux)
 
 
+async def window_that_grows_with_what_is_read(attacker: Attacker) -> None:
+    """As shipped up to 16 MB, which a peer may then send unread."""
+    identity = Identity("quick")
+    yamux = await attacker.yamux(identity)
+    stream = await yamux.open(GOSSIP)
+    [connection] = adapter.connections_of(attacker.victim._host, identity.id)
+    connection.muxed_conn._rtt = 1e3  # so that each update that comes is a quick one
+    frame = encode_varint_prefixed(rpc_pb2.RPC(publish=[rpc_pb2.Message(data=bytes(60_000))]).SerializeToString())
+    widest = 0
+    for _ in range(2 * WINDOW_BYTES_MAX // (4 * len(frame))):
+        await stream.send(frame * 4)
+        await yamux.catch_up()
+        widest = max(widest, yamux.windows[stream.id])
+    assert WINDOW_BYTES_MAX // 2 < widest <= WINDOW_BYTES_MAX
+
+
 async def windows_of_terabytes(attacker: Attacker) -> None:
     yamux = await attacker.yamux()
     stream = await yamux.open(IDENTIFY)
@@ -310,6 +328,7 @@ async def gossip_stream_reset_and_opened_again(attacker: Attacker) -> None:
         data_then_reset,
         resets_without_number,
         data_after_the_end,
+        window_that_grows_with_what_is_read,
         windows_of_terabytes,
         connections_that_come_and_go,
         goodbye_as_the_connection_begins,
