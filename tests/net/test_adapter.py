@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from multiaddr import Multiaddr
 from trio.testing import MockClock
 
 from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net.limits import STREAMS_PER_CONNECTION_MAX
 
 from .loopback import assert_works, network, networks, peer_of, seed, stranger
 from .test_discovery import free_port
@@ -196,6 +198,24 @@ async def test_a_connection_that_cannot_be_written_to_is_still_read(pair: tuple[
         while adapter.heard_on(to_other) < heard + 2 * HEADER_SIZE:
             await trio.lowlevel.checkpoint()
         await assert_works(one, other)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_connection_has_only_so_many_streams_also_while_none_can_be_reset() -> None:
+    """Each may hold a window of unread bytes, and the gate's resets wait for a peer that does not read."""
+    forgetful = Limits(offence_half_life_s=1e-6)
+    async with networks(2, limits=forgetful) as (one, other):
+        [to_other] = adapter.connections_of(one._host, peer_of(other))
+        [to_one] = adapter.connections_of(other._host, peer_of(one))
+        muxed: Any = to_one.muxed_conn
+        async with muxed._write_lock:
+            before = muxed.headers_received
+            for _ in range(2 * STREAMS_PER_CONNECTION_MAX):
+                await to_other.muxed_conn.open_stream()
+            await until(lambda: muxed.headers_received >= before + 2 * STREAMS_PER_CONNECTION_MAX)
+            theirs = [stream for stream in muxed.streams.values() if not stream.is_initiator]
+            assert len(theirs) == STREAMS_PER_CONNECTION_MAX
 
 
 @pytest.mark.net
