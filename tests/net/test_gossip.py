@@ -21,10 +21,11 @@ from libp2p.utils.varint import encode_varint_prefixed
 
 from p2pdfl.net import Limits, Network, adapter, announcements
 from p2pdfl.net.announcements import SERVED_MAX
-from p2pdfl.net.pubsub import RELAYS_MAX
+from p2pdfl.net.pubsub import RELAYS_MAX, WRITE_BYTES_MAX
 from p2pdfl.net.rates import Rate
 
 from .loopback import GOSSIP, TOPIC, Stranger, network, networks, peer_of, seed, stranger
+from .test_remembered import peer
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -147,6 +148,7 @@ async def test_a_broken_stream_is_opened_again_and_what_it_lost_comes_otherwise(
             for peer in peers:
                 await peer.wait_connected(2)
         await everybody_hears_everybody(peers)
+        assert total(peers, "connections closed as deaf") == 0
 
 
 async def test_a_peer_that_does_not_answer_at_first_is_asked_again() -> None:
@@ -210,6 +212,51 @@ async def test_what_waits_for_one_peer_is_bounded_in_bytes() -> None:
         pushed = [one._gossip._push(peer_of(other), frame) for _ in range(12)]
         assert pushed == [True] * 10 + [False] * 2
         assert one.counters["refused: peer too slow"] == 2
+
+
+async def test_what_waits_for_one_peer_is_written_a_frame_or_so_at_a_time() -> None:
+    """Each write is a copy, and until it is done all of it counts as waiting."""
+    async with networks(2) as (one, other):
+        stream = one._gossip.peers[peer_of(other)]
+        write, written = stream.write, []
+
+        async def noted(data: bytes) -> None:
+            written.append(len(data))
+            await write(data)
+
+        stream.write = noted
+        frame = encode_varint_prefixed(rpc_pb2.RPC(publish=[rpc_pb2.Message(data=bytes(10_000))]).SerializeToString())
+        for _ in range(20):
+            assert one._gossip._push(peer_of(other), frame)
+        await until(lambda: sum(written) >= 20 * len(frame))
+        assert max(written) < WRITE_BYTES_MAX + len(frame)
+
+
+async def test_what_waited_for_a_peer_that_was_lost_does_not_count_when_it_comes_again() -> None:
+    limits = Limits(message_bytes_max=1_000, outbound_bytes_max=10_000)
+    async with networks(2, limits=limits) as (one, other):
+        for _ in range(10):
+            assert one._gossip._push(peer_of(other), bytes(1_000))
+        [connection] = adapter.connections_of(one._host)
+        await adapter.abort(connection)
+        await until(lambda: not one.connected())
+        with trio.fail_after(10):
+            await one.wait_connected(1)
+        assert one._gossip._push(peer_of(other), bytes(1_000))
+
+
+async def test_everybody_who_follows_is_in_the_mesh_and_nobody_is_pruned() -> None:
+    """As other implementations keep it, a dozen are, and who is one too many is told to leave."""
+    async with network("one") as one:
+        gossip, peers = one._gossip, {peer(number) for number in range(40)}
+        gossip.peer_topics[TOPIC] = set(peers)
+        gossip.mesh.peer_protocol.update(dict.fromkeys(peers, TProtocol(GOSSIP)))
+        grafted, pruned = gossip.mesh.mesh_heartbeat()
+        assert grafted.keys() == gossip.mesh.mesh[TOPIC] == peers
+        for _ in range(3):
+            assert not pruned
+            grafted, pruned = gossip.mesh.mesh_heartbeat()
+            assert not grafted
 
 
 # --- hostile neighbours --------------------------------------------------------------------------------------------
