@@ -15,6 +15,7 @@ from typing import Any
 import trio
 from libp2p.io.abc import Reader
 from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.msgio import BaseMsgReadWriter
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.stream.net_stream import NetStream
@@ -138,7 +139,7 @@ async def _write_frame(self: Yamux, data: bytes) -> None:
             raise RawConnError("the peer takes nothing off the wire")
 
 
-async def _read_packet(self: NoisePacketReadWriter) -> bytes:
+async def _read_packet(self: BaseMsgReadWriter) -> bytes:
     """In as many pieces as it comes.
 
     As shipped it gives up after a hundred reads, as if the other side had: 64 KB over a slow path, in segments of 536

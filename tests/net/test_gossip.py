@@ -259,6 +259,43 @@ async def test_everybody_who_follows_is_in_the_mesh_and_nobody_is_pruned() -> No
             assert not grafted
 
 
+async def test_a_beat_of_the_mesh_does_not_put_off_the_next() -> None:
+    """As shipped by half a minute, where most have no more neighbours than the degree."""
+    async with networks(2) as (one, _):
+        mesh = one._gossip.mesh
+        mesh.last_health_update = 0  # it is due
+        beats = noted_grafts(one)
+        await until(lambda: len(beats) >= 2)
+
+
+async def test_who_left_the_mesh_is_not_grafted_for_having_another_address() -> None:
+    """As shipped at each beat, although it asked to be left alone for a while."""
+    async with network("one") as one:
+        gossip, mesh = one._gossip, one._gossip.mesh
+        *members, left = peers = [peer(number) for number in range(4)]
+        gossip.peer_topics[TOPIC] = set(peers)
+        mesh.peer_protocol.update(dict.fromkeys(peers, TProtocol(GOSSIP)))
+        mesh.mesh[TOPIC] = set(members)
+        mesh.scorer.ip_by_peer.update(dict.fromkeys(members, "192.0.2.1") | {left: "192.0.2.2"})
+        mesh._add_back_off(left, TOPIC, False, 60)
+        beats = noted_grafts(one)
+        await until(lambda: len(beats) >= 1)
+        assert left not in beats[0]
+
+
+def noted_grafts(one: Network) -> list[set[ID]]:
+    """Whom each beat of its mesh grafts, from now on."""
+    mesh, beats = one._gossip.mesh, []
+    emit = mesh._emit_control_msgs
+
+    async def noted(grafted: dict[ID, list[str]], *others: Any) -> None:
+        beats.append(set(grafted))
+        await emit(grafted, *others)
+
+    mesh._emit_control_msgs = noted
+    return beats
+
+
 # --- hostile neighbours --------------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,7 @@ async def test_sockets_that_say_nothing_keep_nobody_out() -> None:
             await stream.aclose()
 
 
-@pytest.mark.parametrize("member, closed", [("late", "first"), ("first", "second")])
+@pytest.mark.parametrize(("member", "closed"), [("late", "first"), ("first", "second")])
 async def test_who_makes_room_is_the_oldest_stranger_of_the_address_that_has_most(member: str, closed: str) -> None:
     """Not the oldest of all, so that who brings many costs nobody but himself."""
     limits = Limits(connections_max=5, strangers_max=10)
