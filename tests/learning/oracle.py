@@ -1,8 +1,8 @@
 """ByzFL's aggregators (MIT License, EPFL), as others' word on what a rule gives.
 
 The package imports its training framework, and with it torchvision, which would replace torch; so these two modules are
-loaded under a parent that imports nothing.  `packaging/setup.sh` puts it beside the environment's own packages, where `pip
-check` does not ask for what it depends on.
+loaded under a parent that imports nothing.  `packaging/setup.sh` puts them beside the environment's own packages, where
+`pip check` does not ask for what they depend on.
 """
 
 import importlib

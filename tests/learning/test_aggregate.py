@@ -207,6 +207,7 @@ def test_the_selection_network_works_at_full_size(count: int) -> None:
     assert compared(row.tolist(), selection_network(count, f))[f : count - f] == list(range(f, count - f))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_sums_of_rounded_weights_times_codes_need_no_rounding(data: st.DataObject) -> None:

@@ -158,15 +158,16 @@ def differs(rule: str, updates: list[Quantized]) -> bool:
 def test_agrees_with_byzfl(rule: str, kind: Callable[[int, int, int], list[Quantized]]) -> None:
     compared = 0
     for count in (2, 3, 4, 5, 8, 11):
-        for dimension, seed in ((5, 0), (5, 1), (300, 2), (CHUNK + 300, 3)):
+        for dimension, seed in ((5, 0), (300, 1), (CHUNK + 300, 2)):
             try:
                 assert not differs(rule, kind(count, dimension, seed)), (count, dimension, seed)
             except Ambiguous:
                 continue
             compared += 1
-    assert compared >= 12
+    assert compared >= 9
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(CASES), st.integers(2, 10), st.integers(2, 60), st.integers(0, 2**32 - 1))
 def test_agrees_with_byzfl_on_whatever_comes(

@@ -23,6 +23,7 @@ def random_graph(count: int, density: float, seed: int) -> np.ndarray:
     return distances
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 2**32 - 1), st.data())
 def test_the_subset_is_the_first_of_least_diameter(count: int, steps: int, seed: int, data: st.DataObject) -> None:

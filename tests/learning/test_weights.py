@@ -72,7 +72,8 @@ def honest_diameters(base: str, count: int, f: int) -> float:
 DIMENSION = 6
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([rule for rule in RULES if not rule.endswith("nnm_mean") and rule not in ("mean", "clip_mean")]),
     st.integers(3, 11),
