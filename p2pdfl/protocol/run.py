@@ -141,6 +141,8 @@ class Run:
         self._open: OpenRound | None = None
         self._followed = False
         """Whether the open round was certified by a resync, not by votes that came here: this member is behind."""
+        self._level = 0
+        """`Agreement.level` of the open round."""
 
     # --- the door -----------------------------------------------------------------
 
@@ -490,6 +492,7 @@ class Run:
             docket=self.docket,
             next_list_hash=self._next_list_hash,
             latest_block=self._latest_block,
+            level=self._level,
         )
         effects: list[Effect] = [_notice("beacon", round=round, value=context.beacon.hex())]
         self._open.open(now_ms, is_followed=self._followed)
@@ -561,7 +564,15 @@ class Run:
         if context.round == self.setup.task.total_rounds - 1:
             self.is_finished = True
             return [*effects, Finished()]
+        effects += self._adapt_timers()
         return effects + self._open_round(context.round + 1, now_ms)
+
+    def _adapt_timers(self) -> list[Effect]:
+        """A round that was followed teaches nothing: when the others closed it cannot be told from here."""
+        if self._followed or (level := self._now.agreement.next_level()) == self._level:
+            return []
+        self._level = level
+        return [_notice("timers", round=self.round + 1, level=level, view_ms=self.setup.task.view_ms << level)]
 
     def _note_undelivered(self, named: Iterable[HeldCommit], contents: Contents, epoch: EpochMembers) -> None:
         revealed = {entry.member for entry in contents.updates}
