@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,7 +229,7 @@ def test_sums_of_rounded_weights_times_codes_need_no_rounding(data: st.DataObjec
 ELSEWHERE = """
 from hashlib import sha256
 import threadpoolctl
-from tests.learning.test_aggregate import aggregates
+from learning.test_aggregate import aggregates
 print(*sorted({blas.get("architecture") for blas in threadpoolctl.threadpool_info()} - {None}))
 print(*(sha256(aggregate).hexdigest() for aggregate in aggregates()))
 """
@@ -267,7 +268,7 @@ def test_threads_and_instruction_sets_do_not_change_the_bits(
 ) -> None:
     found = subprocess.run(
         [sys.executable, "-c", ELSEWHERE],
-        env=os.environ | environment,
+        env=os.environ | environment | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
         capture_output=True,
         text=True,
         timeout=120,

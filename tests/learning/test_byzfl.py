@@ -12,8 +12,9 @@ from p2pdfl import params
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max
 from p2pdfl.learning.quantize import CHUNK, Quantized
 from p2pdfl.task import RULES
-from tests.learning.oracle import aggregators, preaggregators
-from tests.learning.test_aggregate import quantized, relative_difference, updates_around
+
+from .oracle import aggregators, preaggregators
+from .test_aggregate import quantized, relative_difference, updates_around
 
 Rows = np.ndarray  # float64 [row, coordinate]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from p2pdfl.learning import weights
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max
 from p2pdfl.task import RULES
-from tests.learning.test_aggregate import quantized
+
+from .test_aggregate import quantized
 
 
 def test_ties_between_neighbours_go_to_the_lower_index() -> None:
