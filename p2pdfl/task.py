@@ -80,7 +80,7 @@ class Task(_Table):
     training_rounds: int = Field(default=20, ge=1, le=100_000)
     epoch_rounds: int = Field(default=13, ge=params.EPOCH_ROUNDS_MIN)
     audit_fraction: float = Field(default=0.25, ge=0, le=1)
-    verdict_rounds: int = Field(default=params.VERDICT_ROUNDS, ge=1, le=16)
+    verdict_rounds: int = Field(default=params.VERDICT_ROUNDS, ge=1, le=params.VERDICT_ROUNDS_MAX)
 
     local_steps: int = Field(default=30, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=1)

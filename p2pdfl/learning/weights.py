@@ -116,7 +116,7 @@ def _iterate(products: Matrix, f: int, step: Callable[[Vector, Vector, float], V
     honest: f others can move neither ball nor radius far.  Radius 0 means that more than half of the rows are one
     point, which is then where the steps end.
 
-    Started at the mean, which one row moves anywhere, steps take too long; started at a row, Weiszfeld's stay there.
+    Started at the mean, which one row moves anywhere, the steps do not end in time; at a row, Weiszfeld's stay there.
     This start is his step from a point that has each row as far away as the row has m - f others.
     """
     count = len(products)

@@ -62,7 +62,7 @@ class ByzantineCompute(Compute):
         return DEFAULT_FACTORS[self._deviation.behaviour] if factor is None else factor
 
     def _transform(self, update: bytes, round: int, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
-        header = self._learner.header(task_id=self._task_id, round=round, author=self._keys.address)
+        header = self._learner.header(task_id=self.task_id, round=round, author=self._keys.address)
         return quantize.encode(change(quantize.decode(update, header)), header)
 
 
