@@ -66,6 +66,15 @@ CHECKPOINT_REPLY_BYTES_MAX = 64
 STATE_BYTES_MAX = 512 << 20
 """Of a state that is kept for others to start from, 16 bytes for each parameter.  A longer one is not kept."""
 
+# --- aggregation -----------------------------------------------------------------------------------------------
+GEOMETRIC_MEDIAN_STEPS = 64
+SMOOTHING = 1e-6
+"""Least distance in Weiszfeld's steps, as a part of the radius that holds a majority (Pillutla et al. 2022: 1e-6)."""
+CENTERED_CLIP_STEPS = 20
+"""Each at least halves what is missing while half of the updates are within the radius."""
+MDA_STEPS_MAX = 50_000
+"""In the search for the subset of least diameter: 1 s for 64 updates, which take some 1,000, and 3 s for 256."""
+
 # --- timers, milliseconds on a monotonic clock -------------------------------------------------------------------
 COMMIT_MS = 10_000
 REVEAL_MS = 5_000
