@@ -42,7 +42,7 @@ const checks = {
       Object.entries(vectors.task.fields).map(([name, value]) => [name, JSON.stringify(value)])
     )
     assert.equal(wire.taskId(fields), task)
-    assert.equal(`/p2pdfl/1/${task}`, vectors.task.topic)
+    assert.equal(`/p2pdfl/2/${task}`, vectors.task.topic)
   },
 
   domain () {}, // by every signature below
@@ -142,16 +142,23 @@ const checks = {
   },
 
   resync () {
-    const unframed = framed => {
-      const data = bytes(framed)
-      assert.equal(new DataView(data.buffer).getUint32(0), data.length - 4)
-      return data.slice(4)
-    }
     const request = wire.decode(wire.ResyncRequest, unframed(vectors.resync.request), 1 << 20)
     assert.deepEqual(request, { task, round: 0, have: [vectors.packets[1].packet_id] })
     const reply = wire.decode(wire.ResyncReply, unframed(vectors.resync.reply), wire.RESYNC_FRAME_BYTES_MAX)
     assert.equal(reply.packets.length, 1)
     reply.certificates.forEach(certificate => wire.checkCertificate(certificate, domain, task, list))
+  },
+
+  checkpoint () {
+    const { bytes: encoded, digest, request, held, not_held: notHeld } = vectors.checkpoint
+    assert.equal(hex(sha256(bytes(encoded))), digest)
+    assert.deepEqual(wire.decode(wire.CheckpointRequest, unframed(request), 64), { task, epoch: 0 })
+    assert.deepEqual(wire.decode(wire.CheckpointReply, unframed(held), 64), { checkpoint: digest })
+    assert.deepEqual(wire.decode(wire.CheckpointReply, unframed(notHeld), 64), { checkpoint: null })
+    const checkpoint = wire.decode(wire.Checkpoint, bytes(encoded), 1 << 20)
+    assert.deepEqual(checkpoint.lists, [list, list.slice(1)])
+    assert.deepEqual(checkpoint.banned, list.slice(0, 1))
+    checkpoint.rounds.forEach(({ certificate }) => wire.checkCertificate(certificate, domain, task, list))
   },
 
   gossip () {
@@ -235,6 +242,12 @@ function base58 (data) {
     text = '1' + text
   }
   return text
+}
+
+function unframed (framed) {
+  const data = bytes(framed)
+  assert.equal(new DataView(data.buffer).getUint32(0), data.length - 4)
+  return data.slice(4)
 }
 
 /** Fields of length-delimited type, each once. */

@@ -33,7 +33,7 @@ const { values: options } = parseArgs({
 })
 const task = loadTask(options.task)
 const wanted = Number(options.rounds ?? task.totalRounds)
-const topic = `/p2pdfl/1/${task.id}`
+const topic = `/p2pdfl/2/${task.id}`
 const bootstrap = multiaddr(options.bootstrap)
 const name = options.name ?? 'follower'
 const say = text => console.log(`${name}: ${text}`)

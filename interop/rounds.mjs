@@ -152,6 +152,7 @@ export class Rounds {
     must(head.task === task.id && head.round === round && head.epoch === certificate.epoch, 'the head is another\'s')
     must(head.parent === this.parent, 'the head has another parent')
     must(head.contents === digestOf(contents), 'the head is of other contents')
+    must(contents.banned === listHash([...this.banned].sort()), 'others are banned')
     must(named.length >= quorum(n), 'fewer COMMITs than a quorum')
     const shares = new Map()
     for (const [member, commit] of named) {

@@ -77,7 +77,8 @@ const Contents = record({
   commits: list(record({ member, body: digest }), 0, MEMBER_COUNT_MAX),
   updates: list(record({ member, update: digest }), 0, MEMBER_COUNT_MAX),
   evidence: list(Equivocation, 0, MEMBER_COUNT_MAX),
-  verdicts: list(Verdict, 0, MEMBER_COUNT_MAX)
+  verdicts: list(Verdict, 0, MEMBER_COUNT_MAX),
+  banned: digest
 })
 const Head = record({
   task: digest, epoch: u32, round: u32, parent: digest, contents: digest, state: digest, next_members: digest,
@@ -104,6 +105,18 @@ const Judge = record({ accused: member, accuser: member, audited_round: u32, out
 export const PAYLOAD = { 1: Commit, 2: Propose, 3: Vote, 4: Vote, 5: Accuse, 6: Judge }
 export const ResyncRequest = record({ task: digest, round: u32, have: list(fixed(16), 0, RESYNC_HAVE_MAX) })
 export const ResyncReply = record({ packets: list(Packet, 0, 512), certificates: list(Certificate, 0, 129) })
+
+export const CheckpointRequest = record({ task: digest, epoch: u32 })
+export const CheckpointReply = record({ checkpoint: optional(digest) })
+const addresses = list(fixed(20), 1, MEMBER_COUNT_MAX)
+export const Checkpoint = record({
+  epoch: u32,
+  lists: list(addresses, 2, 13),
+  banned: list(fixed(20), 0, MEMBER_COUNT_MAX),
+  rounds: list(record({
+    proposal: Packet, commits: list(Packet, 1, MEMBER_COUNT_MAX), certificate: Certificate
+  }), 1, 20)
+})
 
 /** The value that `data` is the one canonical encoding of; throws if it is none. */
 export function decode (type, data, bytesMax) {

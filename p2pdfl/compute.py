@@ -21,13 +21,21 @@ UPDATE_SLACK_BYTES = 4096
 class Compute:
     def __init__(self, learner: Learner, task_id: Digest, keys: Keys, entropy: Entropy) -> None:
         self._learner = learner
-        self._task_id = task_id
+        self.task_id = task_id
         self._keys = keys
         self._entropy = entropy
         self.update_bytes_max = quantize.update_bytes(learner.dimension) + UPDATE_SLACK_BYTES
 
     def initial_state(self) -> State:
         return self._learner.initial_state()
+
+    @property
+    def state_bytes(self) -> int:
+        return 16 * self._learner.dimension
+
+    def state_of(self, data: bytes) -> State:
+        """Raises StateError."""
+        return self._learner.state_of(data)
 
     def train(self, effect: Train, parent: State) -> bytes:
         return self._trained(parent, effect.seed, effect.round, self._keys.address)
@@ -43,7 +51,7 @@ class Compute:
         return outcome
 
     def is_valid(self, update: bytes, round: Round, author: Address) -> bool:
-        return self._learner.is_valid(update, task_id=self._task_id, round=round, author=author)
+        return self._learner.is_valid(update, task_id=self.task_id, round=round, author=author)
 
     def aggregate(self, parent: State, updates: Sequence[bytes]) -> State:
         return self._learner.aggregate(parent, updates)
@@ -64,4 +72,4 @@ class Compute:
         save_state(path, state, self._learner)
 
     def _trained(self, parent: State, seed: Digest, round: Round, author: Address) -> bytes:
-        return self._learner.train(parent, seed=seed, task_id=self._task_id, round=round, author=author)
+        return self._learner.train(parent, seed=seed, task_id=self.task_id, round=round, author=author)

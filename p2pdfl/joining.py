@@ -25,7 +25,7 @@ from p2pdfl import params, threads
 from p2pdfl import task as task_file
 from p2pdfl.behaviours import ByzantineMachine, Deviation
 from p2pdfl.chain.client import ChainClient, fund
-from p2pdfl.chain.rpc import ChainError, ChainUnreachable, Refused, Reverted
+from p2pdfl.chain.rpc import ChainError, Refused, Reverted
 from p2pdfl.chain.sender import Receipt
 from p2pdfl.compute import Compute
 from p2pdfl.crypto import group
@@ -41,8 +41,10 @@ from p2pdfl.net.limits import Limits
 from p2pdfl.net.reachability import Reachability, watched
 from p2pdfl.node import Machine, Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
-from p2pdfl.protocol.run import Genesis, Run
+from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.setup import Setup
+from p2pdfl.protocol.start import Genesis
+from p2pdfl.resuming import Resuming, patiently
 from p2pdfl.scenario.byzantine import ByzantineCompute, ForgetfulStore
 from p2pdfl.status import kept, write_whole
 from p2pdfl.store import Store, StoreError
@@ -206,7 +208,7 @@ class _Peer:
                 bootstrap=options.bootstrap,
                 via=options.via,
                 relay=options.relay,
-                topic=f"/p2pdfl/1/{task_id.hex()}",
+                topic=f"/p2pdfl/2/{task_id.hex()}",
                 blob_source=lambda digest: bodies[0](digest) if bodies else None,
                 limits=Limits(followers_max=options.followers_max),
                 remembered=options.home / PEERS,
@@ -216,7 +218,7 @@ class _Peer:
             kept(options.home, partial(_describe, network)),
         ):
             self._announce(network, keys, journal)
-            chain = await _patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
+            chain = await patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
             try:
                 await self._register(chain, deployment.rpc, task, keys, network, journal)
                 genesis = await self._closed_registration(chain, task, keys, journal)
@@ -234,9 +236,18 @@ class _Peer:
                     domain=Domain(chain_id=deployment.chain_id, contract=deployment.contract),
                     signer=Signer(keys.chain_secret),
                 )
-                run = Run(setup, genesis, None if is_lost else signed)
-                machine: Machine = run
                 compute = Compute(learner, task_id, keys, secrets.token_bytes)
+                position = await Resuming(
+                    terms=setup,
+                    genesis=genesis,
+                    chain=chain,
+                    store=store,
+                    network=network,
+                    journal=journal,
+                    compute=compute,
+                ).position()
+                run = Run(setup, position.start, None if is_lost else signed)
+                machine: Machine = run
                 if options.byzantine is not None:
                     machine = ByzantineMachine(run=run, deviation=options.byzantine)
                     compute = ByzantineCompute(learner, task_id, keys, secrets.token_bytes)
@@ -248,6 +259,8 @@ class _Peer:
                     duties=Duties(chain=chain, journal=journal),
                     journal=journal,
                     home=options.home,
+                    first_round=position.start.round,
+                    state=position.state,
                     history_rounds=setup.history_rounds,
                     leave_after=options.leave_after,
                 )
@@ -316,11 +329,11 @@ class _Peer:
                 return None
             return chain.register(peer_id, keys.pvss_key, possession)
 
-        if await _patiently(lambda: any(entry.address == keys.address for entry in chain.registrations()), journal):
+        if await patiently(lambda: any(entry.address == keys.address for entry in chain.registrations()), journal):
             return
         await self._pay(chain, rpc, task, keys, journal)
         try:
-            receipt = await _patiently(register, journal)
+            receipt = await patiently(register, journal)
         except Reverted as error:
             raise PeerError(f"the contract refuses the registration: {error.reason}") from None
         journal.write("registered", {} if receipt is None else {"tx": "0x" + receipt.tx.hex()})
@@ -329,7 +342,7 @@ class _Peer:
 
     async def _pay(self, chain: ChainClient, rpc: str, task: Task, keys: Keys, journal: Journal) -> None:
         needed = task.deposit_wei + FUND_MARGIN_WEI
-        balance = await _patiently(lambda: chain.balance_of(keys.address), journal)
+        balance = await patiently(lambda: chain.balance_of(keys.address), journal)
         if balance >= needed:
             return
         if not self._options.fund:
@@ -337,7 +350,7 @@ class _Peer:
                 f"0x{keys.address.hex()} has {balance / 10**18:g} ETH and needs {needed / 10**18:g} for the deposit "
                 "and gas: send it some, or add --fund on a development chain"
             )
-        await _patiently(partial(fund, rpc, keys.address, needed - balance), journal)
+        await patiently(partial(fund, rpc, keys.address, needed - balance), journal)
 
     async def _closed_registration(self, chain: ChainClient, task: Task, keys: Keys, journal: Journal) -> Genesis:
         """Waits for the members; once all are there, the lowest address closes the registration, or, if it does not,
@@ -345,15 +358,15 @@ class _Peer:
         seen = -1
         complete_s = None
         while True:
-            block = await _patiently(chain.start_block, journal)
+            block = await patiently(chain.start_block, journal)
             if block is not None:
                 await self._confirm(chain, block.number, journal)
-                registrations = await _patiently(partial(chain.registrations, block.hash), journal)
+                registrations = await patiently(partial(chain.registrations, block.hash), journal)
                 _check_registered(registrations, keys)
                 return Genesis(
                     closing_number=block.number, closing_block=block.hash, registrations=tuple(registrations)
                 )
-            registrations = await _patiently(chain.registrations, journal)
+            registrations = await patiently(chain.registrations, journal)
             willing = sorted(entry.address for entry in registrations if not entry.exiting)
             if len(willing) != seen:
                 seen = len(willing)
@@ -364,11 +377,11 @@ class _Peer:
                 if trio.current_time() >= complete_s + turn_s:
                     # reverts if another member was faster, or one more has registered: look again
                     with suppress(Reverted, Refused):
-                        await _patiently(partial(chain.start, willing), journal)
+                        await patiently(partial(chain.start, willing), journal)
             await trio.sleep(params.CHAIN_POLL_MS / 1000)
 
     async def _confirm(self, chain: ChainClient, number: int, journal: Journal) -> None:
-        while (await _patiently(chain.confirmed_block, journal)).number < number:  # noqa: ASYNC110  the chain is polled
+        while (await patiently(chain.confirmed_block, journal)).number < number:  # noqa: ASYNC110  the chain is polled
             await trio.sleep(params.CHAIN_POLL_MS / 1000)
 
     async def _connect(self, network: Network, genesis: Genesis, journal: Journal) -> None:
@@ -390,6 +403,7 @@ class _Peer:
                 "address": "0x" + keys.address.hex(),
                 "peer_id": network.peer_id.decode(),
                 "rounds": result.rounds,
+                "first_round": min(result.heads),
                 "state": result.state.hex(),
                 "accuracy": result.accuracy,
                 "heads": {str(round): head.hex() for round, head in sorted(result.heads.items())},
@@ -436,6 +450,12 @@ def _tell(event: str, fields: Mapping[str, Value]) -> None:
         "equivocation": "round {round}: {member} signed twice in one slot",
         "ban": "round {round}: {member} is banned ({evidence})",
         "leaving": "asked the contract to let this peer go: it is no member from the next epoch on ({tx})",
+        "resumed": "goes on from its own checkpoint of round {round}",
+        "joined": "joined from the anchor of epoch {epoch} (round {round}), "
+        "checkpoint of {checkpoint_bytes} bytes from {peer_id}",
+        "no_checkpoint": "nobody hands out a checkpoint of the anchored epoch {epoch}: following from round 0",
+        "checkpoint_refused": "refused the checkpoint of {peer_id}: {reason}",
+        "checkpoint_unusable": "checkpoint: {error}",
         "anchor": "round {round} is anchored on chain: {tx}",
         "slash": "{member} is slashed ({evidence}): {tx}",
         "chain_error": "chain: {what}: {error}",
@@ -449,8 +469,9 @@ def _tell(event: str, fields: Mapping[str, Value]) -> None:
 def _signed(store: Store, task: Task, home: Path) -> list[Packet]:
     """All that this key has signed.  Raises PeerError if that was for another task."""
     signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
-    first = store.round(0)
-    tasks = {packet.envelope.task for packet in signed} | ({first.head.task} if first else set())
+    last = store.last_round()
+    closed = None if last is None else store.round(last)
+    tasks = {packet.envelope.task for packet in signed} | ({closed.head.task} if closed else set())
     if tasks - {task.task_id()}:
         raise PeerError(f"{home}: belongs to another task; give each task a home of its own")
     return signed
@@ -466,16 +487,3 @@ def _check_registered(registrations: Sequence[Registration], keys: Keys) -> None
             ) from None
     if all(entry.address != keys.address for entry in registrations):
         print("registration had closed before: this peer follows, and takes part from the next epoch on", flush=True)
-
-
-async def _patiently(work: Callable[[], T], journal: Journal) -> T:
-    """Asks the chain from a worker thread; while it is out of reach, asks again."""
-    delay_s = params.CHAIN_RETRY_S
-    while True:
-        try:
-            with journal.waiting("chain"):
-                return await threads.run(work)
-        except ChainUnreachable as error:
-            journal.write("chain_error", {"what": "joining", "error": " ".join(str(error).split())})
-            await trio.sleep(delay_s)
-            delay_s = min(2 * delay_s, params.CHAIN_RETRY_S_MAX)

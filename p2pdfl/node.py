@@ -28,6 +28,7 @@ from p2pdfl.learning.learner import State
 from p2pdfl.net.blame import PASSED_ON
 from p2pdfl.net.host import Network, is_peer_id
 from p2pdfl.net.requests import Refused, Unreachable
+from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
 from p2pdfl.protocol.events import (
     Aggregate,
     Aggregated,
@@ -42,6 +43,7 @@ from p2pdfl.protocol.events import (
     Effect,
     Event,
     Finished,
+    KeepCheckpoint,
     Notice,
     PacketReceived,
     ReadChain,
@@ -63,8 +65,9 @@ from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.refusal import Refusal, Reject
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound
+from p2pdfl.resuming import CHECKPOINT_PROTOCOL
 from p2pdfl.store import Store
-from p2pdfl.types import Certificate, Digest, Packet, Registration, Round
+from p2pdfl.types import Certificate, Checkpoint, Digest, Packet, Registration, Round
 from p2pdfl.updates import Updates
 
 T = TypeVar("T")
@@ -107,6 +110,10 @@ class Node:
     home: Path
     history_rounds: int
     """`Terms.history_rounds`: for so long an audit may start from a round's parent state."""
+    first_round: Round = 0
+    """Where the machine starts."""
+    state: State | None = None
+    """What that round starts from; None: the task's initial state."""
     leave_after: Round | None = None
     """Once that round has closed, this member asks to be let go."""
     chance: random.Random = field(default_factory=random.SystemRandom)
@@ -133,8 +140,11 @@ class Node:
     async def run(self, *, on_result: Callable[[NodeResult], None], linger_s: float) -> None:
         """Until the last round is closed and what this node owes the chain is there; then reports its result, and
         goes on answering others for `linger_s`."""
-        initial = self.compute.initial_state()
-        self._keep_states(initial.digest(), {initial.digest(): initial})
+        state = self.state or self.compute.initial_state()
+        self._keep_states(state.digest(), {state.digest(): state})
+        self._round = self.first_round
+        heads = await threads.run(self.store.heads)
+        self._heads = {round: head for round, head in heads.items() if round < self.first_round}
         self._inbox, self._events = trio.open_memory_channel[Event](params.NODE_EVENTS_MAX)
         # one thing at a time: a node that catches up must not train for every round that it passes
         self._training, self._auditing = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
@@ -150,6 +160,9 @@ class Node:
                 chance=self.chance,
             )
             self.network.serve(RESYNC_PROTOCOL, self._answer_resync, request_bytes_max=params.RESYNC_REQUEST_BYTES_MAX)
+            self.network.serve(
+                CHECKPOINT_PROTOCOL, self._answer_checkpoint, request_bytes_max=params.CHECKPOINT_REQUEST_BYTES_MAX
+            )
             nursery.start_soon(self._listen)
             async with trio.open_nursery() as reporting:
                 self._to_report, reports = trio.open_memory_channel[_RoundReport](inf)
@@ -266,6 +279,8 @@ class Node:
                 self._resync(effect.round)
             case Closed():
                 await self._close(effect)
+            case KeepCheckpoint():
+                self._nursery.start_soon(self._keep_checkpoint, effect.checkpoint, self._states[effect.state])
             case Notice():
                 self.journal.write(effect.name, effect.fields)
             case Finished():
@@ -390,6 +405,10 @@ class Node:
             self._chain_read_ms = now_ms
             self._nursery.start_soon(self._read_chain, None)
 
+    async def _keep_checkpoint(self, checkpoint: Checkpoint, state: State) -> None:
+        if self.compute.state_bytes <= params.STATE_BYTES_MAX:
+            await trio.to_thread.run_sync(lambda: self.store.put_checkpoint(checkpoint, state.to_bytes()))
+
     def _keep_states(self, newest: Digest, states: dict[Digest, State]) -> None:
         """Those that an audit or its verdict may still start from; what was only proposed goes."""
         self._parents.append(newest)
@@ -484,6 +503,17 @@ class Node:
             return await threads.run(encode, reply)
         finally:
             self._answering.discard(peer)
+
+    async def _answer_checkpoint(self, peer: bytes, data: bytes) -> bytes:
+        """Raises for what is not answered; that costs the peer a stream."""
+        try:
+            request = decode(CheckpointRequest, data, bytes_max=params.CHECKPOINT_REQUEST_BYTES_MAX)
+        except Malformed:
+            self._refuse("request is malformed", peer)
+            raise
+        is_ours = request.task == self.compute.task_id
+        held = await threads.run(self.store.checkpoint_digest, request.epoch) if is_ours else None
+        return encode(CheckpointReply(checkpoint=held))
 
     # --- chain --------------------------------------------------------------------
 

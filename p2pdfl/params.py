@@ -41,10 +41,39 @@ VERDICT_ROUNDS = 4
 """Rounds within which an accusation must become a listed verdict, else it lapses."""
 AUDIT_TOLERANCE = 0.02
 """Relative L2 between decoded payloads (measured: 10x below useful attacks, 15x above the worst noise)."""
+VERDICT_ROUNDS_MAX = 16
 AUDIT_LAG = 2
 """beacon[r] assigns audits of round r - AUDIT_LAG."""
+BEACON_LAG = 2
+"""beacon[r] comes from the dealings of round r - BEACON_LAG."""
 ABSENT_ROUNDS = 3
 """A member whose COMMIT is in none of the last ABSENT_ROUNDS heads is left out of the next epoch."""
+
+
+def checkpoint_rounds(verdict_rounds: int) -> int:
+    """Closed rounds in a checkpoint: those whose cases may still be open, those audited in them, and those that the
+    beacons of the audited ones come from."""
+    return verdict_rounds + AUDIT_LAG + BEACON_LAG
+
+
+CHECKPOINT_ROUNDS_MAX = checkpoint_rounds(VERDICT_ROUNDS_MAX)
+CHECKPOINT_LISTS_MAX = -(-(CHECKPOINT_ROUNDS_MAX + VERDICT_ROUNDS_MAX) // EPOCH_ROUNDS_MIN) + 1
+"""Member lists in a checkpoint: of the rounds whose members its rounds may name, and the next one."""
+CHECKPOINTS_KEPT = 2
+"""The last is asked for once it is anchored, which may take longer than the next epoch."""
+CHECKPOINT_REQUEST_BYTES_MAX = 64
+CHECKPOINT_REPLY_BYTES_MAX = 64
+STATE_BYTES_MAX = 512 << 20
+"""Of a state that is kept for others to start from, 16 bytes for each parameter.  A longer one is not kept."""
+
+# --- aggregation -----------------------------------------------------------------------------------------------
+GEOMETRIC_MEDIAN_STEPS = 64
+SMOOTHING = 1e-6
+"""Least distance in Weiszfeld's steps, as a part of the radius that holds a majority (Pillutla et al. 2022: 1e-6)."""
+CENTERED_CLIP_STEPS = 20
+"""Each at least halves what is missing while half of the updates are within the radius."""
+MDA_STEPS_MAX = 50_000
+"""In the search for the subset of least diameter: 1 s for 64 updates, which take some 1,000, and 3 s for 256."""
 
 # --- timers, milliseconds on a monotonic clock -------------------------------------------------------------------
 COMMIT_MS = 10_000

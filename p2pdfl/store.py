@@ -1,5 +1,7 @@
 """What one node must not forget: every envelope it signed, every round that closed, every body that a head names.
 
+And, for a quick start, the last checkpoints with their states.
+
 One SQLite file per home.  An envelope is on disk, synced, before it is sent, so that a node that comes back after a
 crash sends the stored bytes and never signs a second body in one slot (DESIGN 4).  A lock on the home keeps a second
 process with the same key from doing just that.
@@ -25,9 +27,10 @@ from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 from p2pdfl import codec, params
-from p2pdfl.types import Certificate, Contents, Digest, Envelope, Head, Kind, Packet, Wire
+from p2pdfl.crypto.envelope import head_digest
+from p2pdfl.types import Certificate, Checkpoint, Contents, Digest, Envelope, Head, Kind, Packet, Wire
 
-FORMAT = 1
+FORMAT = 2
 """Of the tables below; in the file as `user_version`."""
 
 W = TypeVar("W", bound=Wire)
@@ -173,13 +176,55 @@ class Store:
 
     def blob(self, digest: Digest) -> bytes | None:
         with self._reading() as db:
-            row = db.execute("SELECT data FROM blobs WHERE digest = ?", (digest,)).fetchone()
+            row = db.execute(
+                "SELECT data FROM blobs WHERE digest = :digest "
+                "UNION ALL SELECT data FROM checkpoints WHERE digest = :digest "
+                "UNION ALL SELECT state FROM checkpoints WHERE state_digest = :digest LIMIT 1",
+                {"digest": digest},
+            ).fetchone()
         if row is None:
             return None
         data = bytes(row[0])
         if sha256(data).digest() != digest:
             raise StoreError(f"{self._path}: blob {digest.hex()} is damaged")
         return data
+
+    def put_checkpoint(self, checkpoint: Checkpoint, state: bytes) -> None:
+        """state: of its last head.  Keeps the newest few; both are served as blobs."""
+        data = codec.encode(checkpoint)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)",
+                (checkpoint.epoch, sha256(data).digest(), sha256(state).digest(), data, state),
+            )
+            db.execute(
+                "DELETE FROM checkpoints WHERE epoch NOT IN "
+                "(SELECT epoch FROM checkpoints ORDER BY epoch DESC LIMIT ?)",
+                (params.CHECKPOINTS_KEPT,),
+            )
+
+    def checkpoint_epochs(self) -> list[int]:
+        with self._reading() as db:
+            return [int(row[0]) for row in db.execute("SELECT epoch FROM checkpoints")]
+
+    def checkpoint(self, epoch: int) -> tuple[Checkpoint, bytes]:
+        """With the state; one of `checkpoint_epochs`."""
+        with self._reading() as db:
+            row = db.execute("SELECT data, state, state_digest FROM checkpoints WHERE epoch = ?", (epoch,)).fetchone()
+        if sha256(row[1]).digest() != row[2]:
+            raise StoreError(f"{self._path}: the state after epoch {epoch} is damaged")
+        return self._decode(Checkpoint, row[0]), bytes(row[1])
+
+    def checkpoint_digest(self, epoch: int) -> Digest | None:
+        with self._reading() as db:
+            row = db.execute("SELECT digest FROM checkpoints WHERE epoch = ?", (epoch,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def heads(self) -> dict[int, Digest]:
+        """Of all closed rounds."""
+        with self._reading() as db:
+            rows = db.execute("SELECT round, head FROM rounds").fetchall()
+        return {int(round): head_digest(self._decode(Head, head)) for round, head in rows}
 
     def export_transcript(self, directory: Path) -> tuple[Digest, ...]:
         """Writes every closed round; returns the digests of update bytes that the heads name but this node lacks."""
@@ -295,6 +340,9 @@ CREATE TABLE rounds (
 );
 CREATE TABLE packets (round INTEGER, place INTEGER, packet BLOB NOT NULL, PRIMARY KEY (round, place));
 CREATE TABLE blobs (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE checkpoints (
+    epoch INTEGER PRIMARY KEY, digest BLOB NOT NULL, state_digest BLOB NOT NULL, data BLOB NOT NULL, state BLOB NOT NULL
+);
 """
 
 

@@ -11,9 +11,18 @@ import json
 import tomllib
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from p2pdfl import params
 from p2pdfl.types import Digest
@@ -37,7 +46,19 @@ HexAddress = Annotated[
     PlainSerializer(lambda value: "0x" + value.hex(), return_type=str, when_used="json"),
 ]
 
-Rule = Literal["clip_nnm_trimmed_mean", "mean"]
+CLIP, NNM = "clip_", "nnm_"
+BaseRule = Literal["mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median", "centered_clip", "mda"]
+RULES = tuple(clip + nnm + base for clip in ("", CLIP) for nnm in ("", NNM) for base in get_args(BaseRule))
+"""What an aggregate is computed by, see `learning.aggregate` and docs/aggregation.md."""
+
+
+def _known_rule(name: str) -> str:
+    if name not in RULES:
+        raise ValueError(f"there is {', '.join(get_args(BaseRule))}, each also after {NNM}, {CLIP} or {CLIP}{NNM}")
+    return name
+
+
+Rule = Annotated[str, AfterValidator(_known_rule)]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
 
 
@@ -59,7 +80,7 @@ class Task(_Table):
     training_rounds: int = Field(default=20, ge=1, le=100_000)
     epoch_rounds: int = Field(default=13, ge=params.EPOCH_ROUNDS_MIN)
     audit_fraction: float = Field(default=0.25, ge=0, le=1)
-    verdict_rounds: int = Field(default=params.VERDICT_ROUNDS, ge=1, le=16)
+    verdict_rounds: int = Field(default=params.VERDICT_ROUNDS, ge=1, le=params.VERDICT_ROUNDS_MAX)
 
     local_steps: int = Field(default=30, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=1)

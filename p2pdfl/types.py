@@ -26,6 +26,8 @@ Scalar = Annotated[bytes, Len(32, 32)]
 Signature = Annotated[bytes, Len(64, 64)]
 """An ECDSA signature in EIP-2098 form: r, then s with the parity of y in its top bit."""
 
+AddressList = Annotated[tuple[Address, ...], Len(1, params.MEMBER_COUNT_MAX)]
+
 Round = Annotated[int, Ge(0), Lt(2**32)]
 Epoch = Annotated[int, Ge(0), Lt(2**32)]
 View = Annotated[int, Ge(0), Lt(2**32)]
@@ -184,12 +186,16 @@ class VerdictEntry(Wire):
 
 
 class Contents(Wire):
-    """What a head closes its round with.  Every list is sorted and without repetition; no signatures."""
+    """What a head closes its round with.  Every list is sorted and without repetition; no signatures.
+
+    banned: list hash, ascending, of who was banned when the round opened.  So whoever trusts a head knows all bans
+    before it without having followed the rounds (ADR 11)."""
 
     commits: Annotated[tuple[CommitEntry, ...], Len(0, params.MEMBER_COUNT_MAX)]
     updates: Annotated[tuple[UpdateEntry, ...], Len(0, params.MEMBER_COUNT_MAX)]
     evidence: Annotated[tuple[EquivocationEntry, ...], Len(0, params.MEMBER_COUNT_MAX)]
     verdicts: Annotated[tuple[VerdictEntry, ...], Len(0, params.MEMBER_COUNT_MAX)]
+    banned: Digest
 
 
 class Head(Wire):
@@ -253,6 +259,29 @@ class Propose(Wire):
     skips: Annotated[tuple[Certificate, ...], Len(0, params.VIEW_COUNT_MAX)]
     equivocations: Annotated[tuple[EquivocationProof, ...], Len(0, params.MEMBER_COUNT_MAX)]
     verdicts: Annotated[tuple[VerdictProof, ...], Len(0, params.MEMBER_COUNT_MAX)]
+
+
+class CheckpointRound(Wire):
+    """A closed round as a resync hands it out: the PROPOSE of its head, the COMMITs that the head names, and its
+    certificate."""
+
+    proposal: Packet
+    commits: Annotated[tuple[Packet, ...], Len(1, params.MEMBER_COUNT_MAX)]
+    certificate: Certificate
+
+
+class Checkpoint(Wire):
+    """What a member that takes up the run after an anchored epoch needs besides the model's state
+    (`protocol.checkpoint`).
+
+    lists: addresses, ascending, of the epochs that `rounds` may name members of, to the one after `epoch`.
+    banned: who was before the first of `rounds`.  rounds: the last ones of the run up to the end of `epoch`.
+    """
+
+    epoch: Epoch
+    lists: Annotated[tuple[AddressList, ...], Len(2, params.CHECKPOINT_LISTS_MAX)]
+    banned: Annotated[tuple[Address, ...], Len(0, params.MEMBER_COUNT_MAX)]
+    rounds: Annotated[tuple[CheckpointRound, ...], Len(1, params.CHECKPOINT_ROUNDS_MAX)]
 
 
 class Notarize(Wire):

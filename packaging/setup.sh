@@ -71,4 +71,8 @@ fi
 "$VENV/bin/python" -m pip install --disable-pip-version-check "$TORCH"
 "$VENV/bin/python" -m pip install --disable-pip-version-check --use-pep517 ./packaging/msgpack-python -e '.[dev]'
 
+# What aggregation is compared with in tests/learning/oracle.py.  Apart from everything else, and without what it depends
+# on: that would replace torch.
+"$VENV/bin/python" -m pip install --disable-pip-version-check --no-deps --upgrade --target "$VENV/oracle" byzfl==0.0.11
+
 "$VENV/bin/python" -c 'from p2pdfl import runtime; runtime.check()'

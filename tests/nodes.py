@@ -25,8 +25,10 @@ from p2pdfl.learning.learner import Learner, measure
 from p2pdfl.net import Limits, Network, open_network
 from p2pdfl.node import Node, NodeResult, admit
 from p2pdfl.protocol.round import Diverged
-from p2pdfl.protocol.run import Genesis, Run
+from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.setup import Setup
+from p2pdfl.protocol.start import Genesis, at_genesis
+from p2pdfl.resuming import Position
 from p2pdfl.scenario.ledger import publish
 from p2pdfl.store import Store
 from p2pdfl.task import Deployment, Task
@@ -77,6 +79,14 @@ class Place:
 
     def client(self, name: str) -> ChainClient:
         return ChainClient(self.deployment, self.task, keys_of(name).chain_secret)
+
+    def setup(self, name: str) -> Setup:
+        return Setup(
+            task=self.task,
+            task_id=self.task.task_id(),
+            domain=Domain(chain_id=self.deployment.chain_id, contract=self.deployment.contract),
+            signer=Signer(keys_of(name).chain_secret),
+        )
 
     def register(self, name: str, peer_id: bytes) -> None:
         keys = keys_of(name)
@@ -139,16 +149,13 @@ class Member:
 
 
 @contextmanager
-def member(at: Place, name: str, network: Network, *, computes: type[Compute] = Compute) -> Iterator[Member]:
+def member(
+    at: Place, name: str, network: Network, *, computes: type[Compute] = Compute, position: Position | None = None
+) -> Iterator[Member]:
     keys, task = keys_of(name), at.task
     home = at.directory / name
     home.mkdir(exist_ok=True)
-    setup = Setup(
-        task=task,
-        task_id=task.task_id(),
-        domain=Domain(chain_id=at.deployment.chain_id, contract=at.deployment.contract),
-        signer=Signer(keys.chain_secret),
-    )
+    setup = at.setup(name)
     genesis = at.genesis()
     admit(network, genesis.registrations)
     client = at.client(name)
@@ -161,7 +168,7 @@ def member(at: Place, name: str, network: Network, *, computes: type[Compute] = 
 
     with Store(home / "store.sqlite") as store, Journal(home / "events.jsonl", tell) as journal:
         signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
-        run = Run(setup, genesis, signed)
+        run = Run(setup, position.start if position else at_genesis(setup, genesis), signed)
         node = Node(
             machine=run,
             compute=computes(learner(task), setup.task_id, keys, secrets.token_bytes),
@@ -170,6 +177,8 @@ def member(at: Place, name: str, network: Network, *, computes: type[Compute] = 
             duties=Duties(chain=client, journal=journal),
             journal=journal,
             home=home,
+            first_round=position.start.round if position else 0,
+            state=position.state if position else None,
             history_rounds=setup.history_rounds,
             chance=random.Random(name),
         )

@@ -60,7 +60,7 @@ def assert_found(finding: Finding, level: Level, text: str, advice: str = "") ->
 
 
 def topic(of: Task) -> str:
-    return f"/p2pdfl/1/{of.task_id().hex()}"
+    return f"/p2pdfl/2/{of.task_id().hex()}"
 
 
 def free_port() -> int:

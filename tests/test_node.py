@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from net.loopback import network
 from nodes import Town, keys_of, measured, member, place, town
 
 from p2pdfl import params
-from p2pdfl.codec import encode
+from p2pdfl.codec import decode, encode
 from p2pdfl.compute import Compute
 from p2pdfl.learning.learner import State
 from p2pdfl.net import Limits, Network
 from p2pdfl.net.blobs import PROTOCOL as BLOB_PROTOCOL
-from p2pdfl.node import RESYNC_PROTOCOL, NodeResult
+from p2pdfl.node import RESYNC_PROTOCOL, Node, NodeResult
 from p2pdfl.protocol.events import Event, Tick
-from p2pdfl.protocol.resync import ResyncReply
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
+from p2pdfl.store import Store
 from p2pdfl.types import Ballot, Certificate, Digest, Envelope, Packet
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -149,6 +152,40 @@ async def test_time_goes_on_although_messages_never_end(tmp_path: Path) -> None:
                 one.run.start(now_ms=-one.journal.now_ms - 100_000)
                 assert isinstance(await one.node._next_event(), Tick)
                 assert one.node._events.statistics().current_buffer_used == 1
+
+
+async def test_an_answer_shows_nothing_that_the_disk_does_not_have_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given away before a crash it would be signed again, perhaps otherwise."""
+    put, writing, may_write = Store.put_envelope, trio.Event(), threading.Event()
+
+    def put_late(store: Store, packet: Packet) -> Packet:
+        trio.from_thread.run_sync(writing.set)
+        may_write.wait()
+        return put(store, packet)
+
+    monkeypatch.setattr(Store, "put_envelope", put_late)
+    shown, missing = [], []
+
+    async def ask(node: Node, task: Digest) -> None:
+        question = encode(ResyncRequest(task=task, round=0, have=()))
+        reply = decode(ResyncReply, await node._answer_resync(b"somebody", question), bytes_max=1 << 20)
+        stored = node.store.envelopes(0)
+        shown.extend(reply.packets)
+        missing.extend(packet for packet in reply.packets if packet not in stored)
+
+    async with town(tmp_path, measured(members_min=1)) as here, trio.open_nursery() as nursery:
+        try:
+            await here.found("ada")
+            await here.begin("ada")
+            await writing.wait()
+            nursery.start_soon(ask, here.members["ada"].node, here.at.task.task_id())
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        finally:
+            may_write.set()
+    assert shown
+    assert not missing
 
 
 async def test_a_member_restarted_in_the_middle_comes_to_the_same_end(tmp_path: Path) -> None:

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from p2pdfl import codec
+from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.store import Slot, SlotTaken, Store, StoreError
 from p2pdfl.types import (
     Ballot,
     Certificate,
+    Checkpoint,
+    CheckpointRound,
     Close,
     CommitEntry,
     Contents,
@@ -47,6 +50,7 @@ def closing(round: int, update: Digest, parent: Digest = bytes(32)) -> tuple[Hea
         updates=(UpdateEntry(member=0, update=update),),
         evidence=(),
         verdicts=(),
+        banned=bytes(32),
     )
     head = Head(
         task=TASK,
@@ -256,3 +260,33 @@ def test_the_transcript_names_what_this_node_lacks(store: Store, tmp_path: Path)
     assert store.export_transcript(tmp_path / "transcript") == (update,)
     index = json.loads((tmp_path / "transcript" / "rounds" / "000000.json").read_text())
     assert index["updates"] == [{"member": 0, "digest": update.hex(), "held": False}]
+
+
+def a_checkpoint(epoch: int) -> Checkpoint:
+    _, _, certificate = closing(epoch, bytes(32))
+    packet = close_packet(bytes(32), round=epoch)
+    opened = CheckpointRound(proposal=packet, commits=(packet,), certificate=certificate)
+    return Checkpoint(epoch=epoch, lists=((bytes(20),), (bytes(20),)), banned=(), rounds=(opened,))
+
+
+def test_the_last_checkpoints_are_kept_with_their_states_and_served_by_digest(store: Store) -> None:
+    for epoch in range(4):
+        store.put_checkpoint(a_checkpoint(epoch), b"state %d" % epoch)
+    assert sorted(store.checkpoint_epochs()) == [2, 3]
+    for epoch in (2, 3):
+        assert store.checkpoint(epoch) == (a_checkpoint(epoch), b"state %d" % epoch)
+        data = codec.encode(a_checkpoint(epoch))
+        assert store.checkpoint_digest(epoch) == sha256(data).digest()
+        assert store.blob(sha256(data).digest()) == data
+        assert store.blob(sha256(b"state %d" % epoch).digest()) == b"state %d" % epoch
+    assert store.checkpoint_digest(1) is None
+    assert store.blob(sha256(b"state 1").digest()) is None
+
+
+def test_the_heads_of_all_closed_rounds(store: Store) -> None:
+    heads = {}
+    for round in (4, 5):
+        head, contents, certificate = closing(round, bytes(32))
+        store.put_round(round, head, contents, certificate, [])
+        heads[round] = head_digest(head)
+    assert store.heads() == heads

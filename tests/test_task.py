@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel
 
-from p2pdfl.task import Deployment, Task, TaskError, TaskFile, load, save
+from p2pdfl.task import RULES, Deployment, Task, TaskError, TaskFile, load, save
 
 TASK = Task(data_digest=b"d" * 32, initial_state=b"i" * 32, reference_replay=b"r" * 32)
 CHAIN = Deployment(rpc="http://127.0.0.1:8545", chain_id=131277322940537, contract=bytes(range(20)))
@@ -112,7 +112,9 @@ def test_digests_may_be_written_with_0x(tmp_path):
         ("[task]\nmembers_min = 257\n", "task.members_min: "),
         ("[task]\naudit_fraction = 1.5\n", "task.audit_fraction: "),
         ("[task]\nlearning_rate = nan\n", "task.learning_rate: "),
-        ('[task]\nrule = "median of nothing"\n', "task.rule: "),
+        ('[task]\nrule = "median of nothing"\n', "task.rule: Value error, there is mean, median, trimmed_mean, krum, "),
+        ('[task]\nrule = "nnm_clip_mean"\n', "each also after nnm_, clip_ or clip_nnm_"),
+        ("[task]\nrule = 7\n", "task.rule: "),
         ('[task]\ndata_digest = "abcd"\n', "task.data_digest: "),
         ('[task]\ndata_digest = "not hex"\n', "task.data_digest: "),
         ("[task]\ndata_digest = 7\n", "task.data_digest: "),
@@ -130,6 +132,11 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path, text, words):
         load(path)
     assert words in str(refused.value)
     assert str(path) in str(refused.value)
+
+
+def test_every_rule_can_be_a_tasks():
+    assert len(RULES) == 32
+    assert {changed(rule=rule).rule for rule in RULES} == set(RULES)
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path):

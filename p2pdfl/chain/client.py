@@ -194,6 +194,10 @@ class ChainClient:
         head = bytes(self._view("anchored_head", epoch, block=block))
         return head if any(head) else None
 
+    def next_epoch(self, block: int | Digest | None = None) -> int:
+        """The first epoch that is not anchored."""
+        return int(self._view("next_epoch", block=block))
+
     def list_hash(self, epoch: int, block: int | Digest | None = None) -> Digest | None:
         """Of the epoch's installed member list."""
         installed = bytes(self._view("list_hash", epoch, block=block))

@@ -123,7 +123,7 @@ async def _network(
     if not sources:
         return
     expected = [entry.peer_id for entry in registrations or () if not entry.exiting]
-    topic = f"/p2pdfl/1/{file.task.task_id().hex()}" if file else "/p2pdfl/doctor"
+    topic = f"/p2pdfl/2/{file.task.task_id().hex()}" if file else "/p2pdfl/doctor"
     listen = [] if peer.is_running else free
     async with open_network(
         key_seed=secrets.token_bytes(32), listen=listen, announce=announce, bootstrap=sources, topic=topic

@@ -3,114 +3,99 @@
 Every machine must get the same bytes from the same updates, whatever its BLAS, threads or instruction set:
 
 - inner products of int8 chunks are integers below 2^24, exact in float32 in any order of summation (`gram`);
-- what is decided from them (clipping, neighbours) is computed by Python floats in member order;
-- what is done to coordinates is elementwise, in member order, multiplication and addition apart so that nothing
-  fuses them, and without library reductions, whose order of summation varies.
+- what is decided from them (clipping, neighbours, weights) is elementwise, in member order (`weights`, `subset`);
+- sums of updates are matrix products of codes and weights, rounded before so that every partial sum is exact in
+  float64 (`_exact_weights`);
+- what is left to do with coordinates are minimum, maximum and sums in a fixed order.
 
-Default rule, with m updates and f = floor((m - 1) / 2): clip each to the lower-median norm (that of an honest update
-or below one), replace each by the mean of its m - f nearest (NNM: Allouah et al. 2023, AISTATS), then take in each
-coordinate the mean without the f lowest and f highest (Yin et al. 2018, ICML).
+A rule's name is a composition `[clip_][nnm_]BASE` (docs/aggregation.md).  With m updates and f = floor((m - 1) / 2),
+clip_ shortens each to the lower-median norm, nnm_ then replaces each by the mean of its m - f nearest, and BASE is
+either a weighted mean of these rows (`weights`), or takes the mean of what lies between the f lowest and the f highest
+of each coordinate (Yin et al. 2018, ICML); at this f that is the coordinate median.  Since clip_ and nnm_ are linear, a
+row is known by its weights over the updates, and the rows' Gram matrix follows from that of the updates.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl.learning.quantize import CHUNK, Quantized, chunk_count
-from p2pdfl.task import Rule
+from p2pdfl.learning import weights
+from p2pdfl.learning.quantize import CHUNK, CODE_MAX, Quantized, chunk_count
+from p2pdfl.learning.weights import Matrix, Vector
+from p2pdfl.task import CLIP, NNM
 
-Vector = NDArray[np.float64]
-
-_GRAM_CHUNKS = 32
-"""Chunks converted to float32 at a time: 2 MB for 16 updates."""
-_BLOCK_CHUNKS = 4
-"""Chunks combined at a time: 0.5 MB for 16 updates, so that a block stays in the cache."""
+_BLOCK_BYTES = 1 << 22
+"""What is worked on at a time, so that it stays in the cache; at least one chunk of every update."""
 
 
-def aggregate(rule: Rule, updates: Sequence[Quantized]) -> Vector:
-    """One vector from m >= 1 valid updates of equal dimension, in member order: float64 [dimension]."""
-    return _RULES[rule](updates)
+def aggregate(rule: str, updates: Sequence[Quantized]) -> Vector:
+    """One vector from m >= 1 valid updates of equal dimension, in member order: float64 [dimension].
+
+    rule: one of `task.RULES`.
+    """
+    count = len(updates)
+    f = byzantine_count_max(count)
+    weigh = _WEIGHTS[rule.removeprefix(CLIP).removeprefix(NNM)]
+    rows: Matrix = np.eye(count)  # [row, update]
+    products: Matrix = np.zeros((count, count)) if rule in _NEED_NO_PRODUCTS else gram(updates)
+    divisor = 1.0
+    if rule.startswith(CLIP):
+        factors = weights.clip_factors(products)
+        rows *= factors
+        products *= factors[:, None] * factors[None, :]
+    if rule.removeprefix(CLIP).startswith(NNM):
+        neighbourhoods = weights.nearest_neighbours(products, count - f)
+        rows = weights.mix(rows, neighbourhoods)
+        products = weights.mix(weights.mix(products, neighbourhoods).T, neighbourhoods)
+        divisor *= count - f
+    if weigh is None:
+        return _combine(updates, rows, trimmed=f, divisor=divisor * (count - 2 * f))
+    row_weights = weigh(products, f)
+    rows = weights.combine(rows, row_weights)[None, :]
+    return _combine(updates, rows, trimmed=0, divisor=divisor * weights.total(row_weights))
 
 
 def byzantine_count_max(update_count: int) -> int:
-    """f_agg: how many bad ones among the valid updates the default rule is built to bear (DESIGN 2)."""
+    """f_agg: how many bad ones among the valid updates the rules are built to bear (DESIGN 2)."""
     return max(0, (update_count - 1) // 2)
 
 
-def mean(updates: Sequence[Quantized]) -> Vector:
-    """What there is without robustness: one update moves it anywhere."""
-    ones = [1.0] * len(updates)
-    return _by_block(updates, ones, lambda rows: _sum(rows, range(len(rows))), divisor=len(updates))
-
-
-def clip_nnm_trimmed_mean(updates: Sequence[Quantized]) -> Vector:
-    count = len(updates)
-    f = byzantine_count_max(count)
-    products = gram(updates)
-    factors = clip_factors(products)
-    neighbourhoods = nearest_neighbours(products, factors, count - f)
-    network = selection_network(count, f)
-
-    def combine(rows: NDArray[np.float64]) -> Vector:
-        mixed = {hood: _sum(rows, hood) for hood in sorted(set(neighbourhoods))}
-        ordered = [mixed[hood].copy() for hood in neighbourhoods]
-        _sort(ordered, network)
-        return _sum(ordered, range(f, count - f))
-
-    # both means divide by a constant, which changes no order: once at the end is enough
-    return _by_block(updates, factors, combine, divisor=(count - f) * (count - 2 * f))
-
-
-def gram(updates: Sequence[Quantized]) -> list[list[float]]:
-    """Inner products of all pairs of decoded updates, [update][update]."""
-    scales = np.stack([update.scales() for update in updates], axis=1)  # [chunk, update]
+def gram(updates: Sequence[Quantized]) -> Matrix:
+    """Inner products of all pairs of decoded updates, [update, update]."""
+    scales = _scales(updates)
     total = np.zeros((len(updates), len(updates)))
-    for first in range(0, len(scales), _GRAM_CHUNKS):
-        codes = _codes(updates, first, _GRAM_CHUNKS, np.dtype(np.float32)).transpose(1, 0, 2)  # [chunk, update, CHUNK]
+    for block, codes in _blocks(updates, _chunks_at_a_time(4 * len(updates)), np.float32):
         products = np.matmul(codes, codes.transpose(0, 2, 1)).astype(np.float64)
-        block = scales[first : first + _GRAM_CHUNKS]
-        products *= block[:, :, None] * block[:, None, :]
+        products *= scales[block, :, None] * scales[block, None, :]
         for product in products:
             total += product
-    rows: list[list[float]] = total.tolist()
-    return rows
+    return total
 
 
-def clip_factors(products: Sequence[Sequence[float]]) -> list[float]:
-    """What brings each update's norm down to the lower median of all norms; at most 1."""
-    norms = [math.sqrt(products[i][i]) for i in range(len(products))]
-    bound = sorted(norms)[(len(norms) - 1) // 2]
-    return [1.0 if norm <= bound else bound / norm for norm in norms]
+class Comparator(NamedTuple):
+    """Puts the lower of two values into `low` and the higher into `high`, or only the one that is needed."""
+
+    low: int
+    high: int
+    needs_low: bool
+    needs_high: bool
 
 
-def nearest_neighbours(
-    products: Sequence[Sequence[float]], factors: Sequence[float], neighbour_count: int
-) -> list[tuple[int, ...]]:
-    """For each scaled update the ascending indices of those nearest to it, itself among them; ties: the lower index."""
-    members = range(len(products))
+def selection_network(count: int, trimmed: int) -> list[Comparator]:
+    """After it places trimmed..count-trimmed-1 hold what sorting would put there.
 
-    def distance(i: int, j: int) -> float:
-        own = (factors[i] * factors[i]) * products[i][i] + (factors[j] * factors[j]) * products[j][j]
-        return own - 2.0 * ((factors[i] * factors[j]) * products[i][j])
-
-    return [tuple(sorted(sorted(members, key=lambda j: (distance(i, j), j))[:neighbour_count])) for i in members]
-
-
-def selection_network(count: int, trimmed: int) -> list[tuple[int, int]]:
-    """Comparators (low, high) after which places trimmed..count-trimmed-1 hold what sorting would put there.
-
-    Batcher's odd-even merge sort without the comparators that only the trimmed places depend on.
+    Batcher's odd-even merge sort without what only the trimmed places depend on.
     """
     needed = set(range(trimmed, count - trimmed))
-    kept: list[tuple[int, int]] = []
+    kept: list[Comparator] = []
     for low, high in reversed(list(_batcher(count))):
         if low in needed or high in needed:
+            kept.append(Comparator(low, high, low in needed, high in needed))
             needed |= {low, high}
-            kept.append((low, high))
     return kept[::-1]
 
 
@@ -128,53 +113,99 @@ def _batcher(count: int) -> Iterator[tuple[int, int]]:
         p *= 2
 
 
-def _sort(rows: list[NDArray[np.float64]], network: Sequence[tuple[int, int]]) -> None:
-    # no row holds -0.0 (`_sum` starts at +0.0), so which of two equals minimum returns does not matter
+def _sort(rows: list[Vector], network: Sequence[Comparator]) -> None:
     spare = np.empty_like(rows[0])
-    for low, high in network:
-        np.minimum(rows[low], rows[high], out=spare)
-        np.maximum(rows[low], rows[high], out=rows[high])
-        rows[low], spare = spare, rows[low]
+    for low, high, needs_low, needs_high in network:
+        if needs_low and needs_high:
+            np.minimum(rows[low], rows[high], out=spare)
+            np.maximum(rows[low], rows[high], out=rows[high])
+            rows[low], spare = spare, rows[low]
+        elif needs_low:
+            np.minimum(rows[low], rows[high], out=rows[low])
+        else:
+            np.maximum(rows[low], rows[high], out=rows[high])
 
 
-def _sum(rows: Sequence[NDArray[np.float64]] | NDArray[np.float64], members: Sequence[int]) -> Vector:
-    total = np.zeros_like(rows[0])
-    for member in members:
-        total += rows[member]
-    return total
+def _combine(updates: Sequence[Quantized], rows: Matrix, *, trimmed: int, divisor: float) -> Vector:
+    """Per coordinate, the sum of all rows but the `trimmed` lowest and highest, over `divisor`.
 
-
-def _by_block(
-    updates: Sequence[Quantized],
-    factors: Sequence[float],
-    combine: Callable[[NDArray[np.float64]], Vector],
-    *,
-    divisor: int,
-) -> Vector:
-    """combine(rows) / divisor over blocks of coordinates; rows: float64 [update, coordinate], scaled by factors."""
+    rows: the weights of each over the updates, [row, update].
+    """
     dimension = updates[0].codes.size
-    scales = np.stack([update.scales() * factor for update, factor in zip(updates, factors, strict=True)])
-    result = np.empty(chunk_count(dimension) * CHUNK)
-    for first in range(0, chunk_count(dimension), _BLOCK_CHUNKS):
-        rows = _codes(updates, first, _BLOCK_CHUNKS, np.dtype(np.float64))
-        rows *= scales[:, first : first + _BLOCK_CHUNKS, None]
-        flat = rows.reshape(len(updates), -1)
-        result[first * CHUNK : first * CHUNK + flat.shape[1]] = combine(flat) / divisor
-    return result[:dimension]
+    scales = _scales(updates)
+    network = selection_network(len(rows), trimmed)
+    is_diagonal = np.count_nonzero(rows) == np.count_nonzero(np.diagonal(rows)) and len(rows) == len(updates)
+    chunks = _chunks_at_a_time(8 * (len(rows) + len(updates)))
+    values = np.empty((len(rows), chunks, CHUNK))
+    result = np.empty((chunk_count(dimension), CHUNK))
+    for block, codes in _blocks(updates, chunks, np.float64):
+        used = values[:, : len(codes)]
+        if is_diagonal:
+            factors = np.diagonal(rows) * scales[block]
+            np.multiply(codes, factors[:, :, None], out=used.transpose(1, 0, 2))
+        else:
+            np.matmul(_exact_weights(rows * scales[block, None, :]), codes, out=used.transpose(1, 0, 2))
+        ordered = list(used.reshape(len(rows), -1))
+        _sort(ordered, network)
+        # from +0.0: which of two zeros minimum and maximum return, or a product is, then does not matter
+        total = np.zeros_like(ordered[0])
+        for row in ordered[trimmed : len(rows) - trimmed]:
+            total += row
+        np.divide(total.reshape(-1, CHUNK), divisor, out=result[block])
+    return result.reshape(-1)[:dimension]
 
 
-def _codes(updates: Sequence[Quantized], first: int, count: int, dtype: np.dtype) -> NDArray:  # type: ignore[type-arg]
-    """Codes of `count` chunks, or as many as there are: [update, chunk, CHUNK]; zeros fill the last chunk."""
-    count = min(count, chunk_count(updates[0].codes.size) - first)
-    block = np.zeros((len(updates), count, CHUNK), dtype=dtype)
-    flat = block.reshape(len(updates), -1)
-    for row, update in zip(flat, updates, strict=True):
-        codes = update.codes[first * CHUNK : (first + count) * CHUNK]
-        row[: codes.size] = codes
-    return block
+def _exact_weights(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights [..., update] rounded so that no sum of weight times code needs rounding, whatever its order.
+
+    They become multiples of a unit, a power of two, so small that a row's largest keeps as many bits as leave all sums
+    below 2^53 units: 42 for 16 updates, 38 for 256.  Single scales are powers of two and stay what they are.
+    """
+    bits = 53 - CODE_MAX.bit_length() - (weights.shape[-1] - 1).bit_length()
+    _, exponents = np.frexp(np.abs(weights).max(axis=-1, keepdims=True))  # the largest is below 2^exponent
+    units = np.ldexp(1.0, exponents - bits)
+    rounded: NDArray[np.float64] = np.rint(weights / units) * units
+    return rounded
 
 
-_RULES: dict[Rule, Callable[[Sequence[Quantized]], Vector]] = {
-    "mean": mean,
-    "clip_nnm_trimmed_mean": clip_nnm_trimmed_mean,
+def _scales(updates: Sequence[Quantized]) -> Matrix:
+    """[chunk, update]."""
+    return np.stack([update.scales() for update in updates], axis=1)
+
+
+def _chunks_at_a_time(bytes_per_coordinate: int) -> int:
+    return max(1, _BLOCK_BYTES // (bytes_per_coordinate * CHUNK))
+
+
+def _blocks(
+    updates: Sequence[Quantized],
+    chunks: int,
+    dtype: type[np.floating[Any]],
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Which chunks, at most `chunks`, and their codes [chunk, update, CHUNK], zeros at the end of the last.
+
+    The array is used again for the next block.
+    """
+    count = chunk_count(updates[0].codes.size)
+    rows = np.empty((len(updates), chunks * CHUNK), dtype=dtype)
+    codes = rows.reshape(len(updates), chunks, CHUNK).transpose(1, 0, 2)
+    for first in range(0, count, chunks):
+        end = min(first + chunks, count)
+        for row, update in zip(rows, updates, strict=True):
+            part = update.codes[first * CHUNK : end * CHUNK]
+            row[: part.size] = part
+            row[part.size :] = 0
+        yield slice(first, end), codes[: end - first]
+
+
+_WEIGHTS: dict[str, Callable[[Matrix, int], Vector] | None] = {
+    "mean": weights.mean,
+    "median": None,  # by coordinate
+    "trimmed_mean": None,
+    "krum": weights.krum,
+    "multi_krum": weights.multi_krum,
+    "geometric_median": weights.geometric_median,
+    "centered_clip": weights.centered_clip,
+    "mda": weights.mda,
 }
+_NEED_NO_PRODUCTS = ("mean", "median", "trimmed_mean")

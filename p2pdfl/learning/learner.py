@@ -72,6 +72,13 @@ class Learner:
     def initial_state(self) -> State:
         return State(parameters=self._parameters, momentum=np.zeros(self.dimension))
 
+    def state_of(self, data: bytes) -> State:
+        """Raises StateError."""
+        try:
+            return State.from_bytes(data, self.dimension)
+        except ValueError as error:
+            raise StateError(f"a state of another model: {error}") from None
+
     def train(self, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address) -> bytes:
         """The update that `author` has to send: the same bytes wherever and whenever it is computed.
 

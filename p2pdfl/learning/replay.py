@@ -28,7 +28,8 @@ def relative_distance(claimed: bytes, replayed: bytes) -> float:
     From inner products, which are the same on every machine, so jurors with equal replays find equal distances.
     """
     header = header_of(replayed)
-    (claimed_squared, product), (_, replayed_squared) = gram([parse(claimed, header), parse(replayed, header)])
+    products = gram([parse(claimed, header), parse(replayed, header)])
+    (claimed_squared, product), (_, replayed_squared) = products.tolist()
     difference = math.sqrt(max(0.0, claimed_squared + replayed_squared - 2.0 * product))
     if replayed_squared == 0:
         return 0.0 if claimed_squared == 0 else math.inf

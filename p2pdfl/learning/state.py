@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,18 @@ class State:
             frozen = np.ascontiguousarray(getattr(self, name), dtype=np.float64).view()
             frozen.flags.writeable = False
             object.__setattr__(self, name, frozen)
+
+    def to_bytes(self) -> bytes:
+        """What its digest is the sha256 of."""
+        return b"".join(part.astype("<f8", copy=False).tobytes() for part in (self.parameters, self.momentum))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, dimension: int) -> Self:
+        """Raises ValueError for another length."""
+        values = np.frombuffer(data, dtype="<f8")
+        if len(values) != 2 * dimension:
+            raise ValueError("not as many numbers as the model has")
+        return cls(parameters=values[:dimension], momentum=values[dimension:])
 
     def digest(self) -> Digest:
         """sha256 of the little-endian parameters, then momentum (DESIGN 4)."""

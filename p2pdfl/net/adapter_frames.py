@@ -2,7 +2,8 @@
 
 As shipped, a copy of a small message makes 19 passes through trio's scheduler, both ends together: each of eight locks
 on the way makes one although nobody else holds it.  And a full Yamux frame of 64 KB is cut into two Noise messages, the
-second of 17 bytes, each with its own system call.
+second of 17 bytes, each with its own system call.  And a Noise message that comes in more than a hundred pieces ends
+the connection.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
+from libp2p.io.abc import Reader
+from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.msgio import BaseMsgReadWriter
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.stream.net_stream import NetStream
-from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
+from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH, SIZE_NOISE_MESSAGE_LEN, NoisePacketReadWriter
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, TYPE_DATA, YAMUX_HEADER_FORMAT, Yamux, YamuxStream
 
@@ -40,6 +44,7 @@ def repair() -> None:
     YamuxStream.write = _write  # type: ignore[method-assign]
     YamuxStream.read = _read  # type: ignore[method-assign]
     Yamux._write_frame = _write_frame  # type: ignore[method-assign]
+    NoisePacketReadWriter.read_msg = _read_packet  # type: ignore[method-assign]
 
 
 class QuickLock:
@@ -132,3 +137,26 @@ async def _write_frame(self: Yamux, data: bytes) -> None:
         if scope.cancelled_caught:
             await self.secured_conn.close()
             raise RawConnError("the peer takes nothing off the wire")
+
+
+async def _read_packet(self: BaseMsgReadWriter) -> bytes:
+    """In as many pieces as it comes.
+
+    As shipped it gives up after a hundred reads, as if the other side had: 64 KB over a slow path, in segments of 536
+    bytes, is a hundred and twenty.
+    """
+    length = int.from_bytes(await _read_whole(self.read_write_closer, SIZE_NOISE_MESSAGE_LEN), "big")
+    return await _read_whole(self.read_write_closer, length)
+
+
+async def _read_whole(reader: Reader, length: int) -> bytes:
+    data = await reader.read(length)
+    if len(data) == length:
+        return data
+    pieces = bytearray(data)
+    while data and len(pieces) < length:
+        data = await reader.read(length - len(pieces))
+        pieces += data
+    if len(pieces) < length:
+        raise IncompleteReadError("the connection ended within a Noise message")
+    return bytes(pieces)

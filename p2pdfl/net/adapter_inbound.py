@@ -54,7 +54,8 @@ def repair(swarm: Swarm, is_protected: Callable[[ID], bool], limits: Limits, cou
         # the Swarm ends, so a node accepts connections_max connections in its whole life.
         for connection in list(swarm.connections.get(muxed.peer_id, ())):
             if connection.muxed_conn is muxed:
-                await connection.event_closed.wait()  # type: ignore[attr-defined]
+                # not the connection's own event, which comes before the goodbye
+                await muxed.event_closed.wait()  # type: ignore[attr-defined]
         raise SwarmException("inbound connection ended")  # the caller closes the socket and returns the slot
 
     swarm.upgrade_inbound_raw_conn = upgrade_and_stay  # type: ignore[method-assign]

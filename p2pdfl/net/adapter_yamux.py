@@ -33,7 +33,6 @@ from libp2p.stream_muxer.yamux.yamux import (
 
 from p2pdfl.net.limits import GOODBYE_S, STREAMS_PER_CONNECTION_MAX, WINDOW_BYTES_MAX
 
-DISCARD_BYTES = 64 << 10
 ANSWERS_MAX = 256
 """To one connection, unwritten; more than an honest peer waits for."""
 
@@ -165,11 +164,9 @@ def _open(self: Yamux, stream_id: int) -> YamuxStream | None:
 async def _take_data(self: Yamux, stream: YamuxStream | None, length: int) -> None:
     if length > (WINDOW_BYTES_MAX if stream is None else stream.recv_window):
         raise _Violation
-    if stream is None:  # we ended it while this was under way
-        for start in range(0, length, DISCARD_BYTES):
-            await read_exactly(self.secured_conn, min(DISCARD_BYTES, length - start))
-        return
     data = await self._read_data_body(length)
+    if stream is None:  # we ended it while this was under way
+        return
     stream.recv_window -= length
     buffer = self.stream_buffers.get(stream.stream_id)
     if buffer is not None:

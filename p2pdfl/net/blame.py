@@ -19,8 +19,8 @@ Held against whom:
 An honest peer can't be blamed:
 
 - Each reason below is decided by the bytes received, the task, and what agreement has fixed for all (who belongs to an
-  epoch): never by the round that a peer has reached, what it has heard of, or the time.  What depends on those
-  (`Ignore`, and most of `Reject`) is counted and held against nobody.
+  epoch, what is anchored): never by the round that a peer has reached, what it has heard of, or the time.  What depends
+  on those (`Ignore`, and most of `Reject`) is counted and held against nobody.
 - Nobody can offend in another's name.  A forwarder is who holds the connection's key.  An author has signed; a replay
   of what it signed once is dropped as seen before, or counts against the rate of whoever replays it, not the author's.
 - Rates are held against forwarders only, an honest peer keeps what it passes on below half of them (`rates`), and the
@@ -67,6 +67,7 @@ OFFENCES = MappingProxyType(
         "reply is malformed": GROSS,
         "malformed blob reply": GROSS,
         "blob is not what its digest says": GROSS,
+        "checkpoint is not the anchored one": GROSS,
         # the author's; of a resync's packets, the answering peer's
         "gossip of no known kind": GROSS,
         "packet is malformed": GROSS,

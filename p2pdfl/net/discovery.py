@@ -430,7 +430,6 @@ class Discovery:
         """A peer of the task that never said hello, or whose hello was lost, says none again: begin anew."""
         while True:
             await trio.sleep(self.jitter(self._limits.deaf_s / 4))
-            self._gossip.drop_ended_streams()
             now, reachable = trio.current_time(), self._gossip.reachable()
             deaf = [
                 peer

@@ -81,7 +81,7 @@ async def open_network(
     announced = [announced_address(text) for text in announce]
     relays = [*via, *(through for text in bootstrap if (through := relay_of(text)))]
     bootstrap_peers = [bootstrap_peer(text) for text in bootstrap] + [relay_peer(text) for text in relays]
-    memory = Remembered(remembered)
+    memory = Remembered(remembered, counters)
 
     def create_host() -> BasicHost:
         circuits = CircuitTransport()

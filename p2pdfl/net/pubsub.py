@@ -404,7 +404,7 @@ class Gossip(Pubsub):
     # --- peers' coming and going -----------------------------------------------------------------------------------
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
-        """As shipped, two connections at once open two streams and forget one; the queue's limits cannot be set.
+        """As shipped, two connections at once open two streams and forget one; the queue's limit cannot be set.
 
         And a failure of the negotiation (a busy machine is enough) is never tried again while the connection lasts: the
         two stay connected and silent.  Of 32 peers on two cores a few pairs always were.
@@ -423,10 +423,8 @@ class Gossip(Pubsub):
             raise SwarmException("no gossip stream") from error
         finally:
             self._opening.discard(peer_id)
-        self.drop_ended_streams()
         queue = self.peer_queues.get(peer_id)
         if queue is not None:
-            queue.max_message_size = self.max_inbound_rpc_size
             queue._queue.max_size = self._limits.outbound_messages_max
         self.announce_change()
 
@@ -452,12 +450,6 @@ class Gossip(Pubsub):
         stream = self.peers.get(peer)
         if stream is not None and stream.muxed_conn is connection:
             self._handle_dead_peer(peer)
-
-    def drop_ended_streams(self) -> None:
-        """A connection may end while a stream is opened on it, and `connection_ended` then comes too early."""
-        for peer, stream in list(self.peers.items()):
-            if stream.muxed_conn.is_closed:
-                self._handle_dead_peer(peer)
 
     def announce_change(self) -> None:
         following = self.peer_topics.get(self.topic, set())
@@ -498,7 +490,6 @@ class Mesh(GossipSub):
             degree_high=1024,
             heartbeat_interval=1,
             adaptive_gossip_enabled=False,
-            spam_protection_enabled=False,
             eclipse_protection_enabled=False,
         )
         self._topic = topic

@@ -1,7 +1,8 @@
 """Peers that a node met before, on disk, so that a restart finds the network with every bootstrap gone.
 
 One small JSON file, newest peers first.  It was written by us but what is in it came from peers, and a disk may have
-done anything to it: what does not read as exactly what would be written is set aside, with a warning.
+done anything to it: a peer that does not read as what would be written is left out and counted, and a file that is no
+list of peers is set aside; either with a warning.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,7 +37,7 @@ BROKEN_SUFFIX = ".broken"
 logger = logging.getLogger(__name__)
 
 
-class BrokenFile(Exception):
+class Broken(Exception):
     """What is on disk is not what this module writes."""
 
 
@@ -52,7 +54,7 @@ class _Entry:
 
 
 class Remembered:
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, counters: Counter[str]) -> None:
         """With no path, nothing outlives the process."""
         self._path = path
         self._entries: dict[ID, _Entry] = {}
@@ -60,10 +62,13 @@ class Remembered:
         if path is None:
             return
         try:
-            self._entries = _read(path)
+            self._entries, broken = _read(path)
+            if broken:
+                counters["remembered peers unreadable"] += broken
+                logger.warning("%s: %d of its peers cannot be read and are left out", path, broken)
         except FileNotFoundError:
             pass
-        except (OSError, BrokenFile) as error:
+        except (OSError, Broken) as error:
             logger.warning("%s: %s; it is set aside, peers are found anew", path, error)
             with suppress(OSError):
                 os.replace(path, path.with_name(path.name + BROKEN_SUFFIX))
@@ -137,47 +142,56 @@ def _write(path: Path, text: str) -> None:
     os.replace(draft, path)
 
 
-def _read(path: Path) -> dict[ID, _Entry]:
-    """Raises FileNotFoundError, OSError, BrokenFile."""
+def _read(path: Path) -> tuple[dict[ID, _Entry], int]:
+    """And how many of them are broken.  Raises FileNotFoundError, OSError, Broken."""
     with path.open("rb") as file:
         data = file.read(FILE_BYTES_MAX + 1)
     if len(data) > FILE_BYTES_MAX:
-        raise BrokenFile(f"over {FILE_BYTES_MAX} bytes")
+        raise Broken(f"over {FILE_BYTES_MAX} bytes")
     try:
         found = bounded_json.loads(data)
     except ValueError:
-        raise BrokenFile("not JSON") from None
+        raise Broken("not JSON") from None
     if not isinstance(found, dict) or found.get("version") != VERSION:
-        raise BrokenFile(f"not a list of peers of version {VERSION}")
-    return dict(_entry(item) for item in _list(found.get("peers"), PEERS_MAX))
+        raise Broken(f"not a list of peers of version {VERSION}")
+    entries: dict[ID, _Entry] = {}
+    broken = 0
+    for item in _list(found.get("peers"), PEERS_MAX):
+        try:
+            peer, entry = _entry(item)
+        except Broken:
+            broken += 1
+        else:
+            entries[peer] = entry
+    return entries, broken
 
 
 def _entry(item: object) -> tuple[ID, _Entry]:
     if not isinstance(item, dict):
-        raise BrokenFile("a peer that is no object")
+        raise Broken("a peer that is no object")
     peer_id, seen_s = item.get("peer_id"), item.get("seen_s")
     if not isinstance(seen_s, int) or not 0 <= seen_s < SEEN_S_MAX:
-        raise BrokenFile("a time that is none")
+        raise Broken("a time that is none")
     addresses = [_text(address) for address in _list(item.get("addresses"), ADDRESSES_MAX)]
     try:
         peer = ID.from_base58(_text(peer_id))
         parsed = [Multiaddr(address) for address in addresses]
-    except BrokenFile:
+    except Broken:
         raise
     except Exception as error:  # multiaddr raises a dozen kinds
-        raise BrokenFile("a peer id or an address that is none") from error
+        raise Broken("a peer id or an address that is none") from error
     if not peer.to_bytes():
-        raise BrokenFile("a peer id that is none")
+        raise Broken("a peer id that is none")
     return peer, _Entry(seen_s, announced=[address for address in parsed if is_dialable(address)])
 
 
 def _list(found: object, count_max: int) -> Sequence[object]:
     if not isinstance(found, list) or len(found) > count_max:
-        raise BrokenFile("a list that is none, or too long")
+        raise Broken("a list that is none, or too long")
     return found
 
 
 def _text(found: object) -> str:
     if not isinstance(found, str) or len(found) > ADDRESS_CHARS_MAX:
-        raise BrokenFile("a text that is none, or too long")
+        raise Broken("a text that is none, or too long")
     return found

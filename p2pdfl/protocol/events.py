@@ -14,6 +14,7 @@ from p2pdfl.types import (
     Address,
     BlockNumber,
     Certificate,
+    Checkpoint,
     Commit,
     Contents,
     Dealing,
@@ -256,6 +257,14 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepCheckpoint:
+    """Keep it on disk with the state of its last head, for a restart and for who joins; of all, the newest few."""
+
+    checkpoint: Checkpoint
+    state: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitAnchor:
     """delay_ms: the turn of this member, if nobody before it got it through."""
 
@@ -306,6 +315,7 @@ Effect = (
     | Resync
     | ReadChain
     | Closed
+    | KeepCheckpoint
     | SubmitAnchor
     | SubmitVerdict
     | SubmitEquivocation

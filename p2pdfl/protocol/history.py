@@ -31,20 +31,14 @@ from p2pdfl.types import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClosedRound:
-    """What later rounds, audits and resyncs still need of a closed round."""
+class ListedRound:
+    """What a closed round's head lists, which is all that the two rounds after it rest on."""
 
     round: Round
     epoch: EpochMembers
-    beacon: Digest
-    assignment: Assignment
-    parent_state: Digest
     contents: Contents
-    state: Digest
-    certificate: Certificate
     dealings: tuple[Dealing, ...]
     """Of the COMMITs that the head names."""
-    packets: tuple[Packet, ...]
 
     def updates_by_address(self) -> dict[Address, Digest]:
         return {self.epoch.addresses[entry.member]: entry.update for entry in self.contents.updates}
@@ -53,13 +47,25 @@ class ClosedRound:
         return {self.epoch.addresses[entry.member] for entry in self.contents.commits}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedRound(ListedRound):
+    """What later rounds, audits and resyncs still need of a closed round."""
+
+    beacon: Digest
+    assignment: Assignment
+    parent_state: Digest
+    state: Digest
+    certificate: Certificate
+    packets: tuple[Packet, ...]
+
+
 def compute_context(
     *,
     task: Task,
     task_id: Digest,
     round: Round,
     epochs: Mapping[Epoch, EpochMembers],
-    closed: Mapping[Round, ClosedRound],
+    closed: Mapping[Round, ListedRound],
     beacon: Digest,
     parent: Digest,
     parent_state: Digest,
@@ -110,7 +116,7 @@ def compute_context(
 
 
 def committed_lately(
-    round: Round, epoch: EpochMembers, contents: Contents, closed: Mapping[Round, ClosedRound]
+    round: Round, epoch: EpochMembers, contents: Contents, closed: Mapping[Round, ListedRound]
 ) -> set[Address]:
     """Whose COMMIT is in the contents of `round` or in a head of the rounds just before: who is not absent."""
     committed = {epoch.addresses[entry.member] for entry in contents.commits}

@@ -21,7 +21,7 @@ from itertools import pairwise
 
 from p2pdfl import params
 from p2pdfl.codec import digest_of
-from p2pdfl.crypto.envelope import head_digest
+from p2pdfl.crypto.envelope import head_digest, list_hash
 from p2pdfl.protocol.agreement import Agreement, is_certificate, is_justified
 from p2pdfl.protocol.assignment import Assignment, batch_seed
 from p2pdfl.protocol.beacon import FixedDealings, dealing_context
@@ -104,6 +104,11 @@ class RoundContext:
     """List hash of the next epoch in the last round of an epoch that has one, else zero."""
     chooses_next_members: bool
     """Last-but-one round of an epoch that has a successor: the head names the next list."""
+
+    @property
+    def banned_hash(self) -> Digest:
+        """`Contents.banned`; nobody banned is the hash of the empty list."""
+        return list_hash(sorted(self.banned))
 
     def check_of(self, task: Digest, member: MemberIndex, body: Digest, commit: Commit) -> DealingCheck:
         """What is to be verified of a COMMIT that passed `OpenRound.check_commit`."""
@@ -600,6 +605,7 @@ class OpenRound:
             ),
             evidence=tuple(proof.entry for proof in equivocations),
             verdicts=tuple(proof.entry for proof in verdicts),
+            banned=self.context.banned_hash,
         )
         return contents, equivocations, verdicts
 
@@ -621,6 +627,8 @@ class OpenRound:
             raise Reject("propose: head of another round")
         if head.contents != digest_of(contents):
             raise Reject("propose: contents are not the head's")
+        if contents.banned != context.banned_hash:
+            raise Reject("propose: others are banned")
         named = [entry.member for entry in contents.commits]
         if len(named) < context.epoch.quorum:
             raise Reject("propose: fewer than a quorum of commits")

@@ -18,7 +18,7 @@ from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
 from p2pdfl.protocol.anchor import turn_ms
 from p2pdfl.protocol.assignment import Assignment, batch_seed
 from p2pdfl.protocol.audit import accused_case, is_case, is_party, judge_view, judged_case
-from p2pdfl.protocol.beacon import initial_beacon, initial_parent
+from p2pdfl.protocol.checkpoint import make_checkpoint
 from p2pdfl.protocol.docket import EVIDENCE_NAMES, Docket
 from p2pdfl.protocol.events import (
     Aggregated,
@@ -31,6 +31,7 @@ from p2pdfl.protocol.events import (
     Effect,
     Event,
     Finished,
+    KeepCheckpoint,
     Notice,
     PacketReceived,
     Replay,
@@ -45,11 +46,12 @@ from p2pdfl.protocol.events import (
     UpdateHeld,
 )
 from p2pdfl.protocol.history import ClosedRound, committed_lately, compute_context, compute_next_epoch
-from p2pdfl.protocol.membership import EpochMembers, select_members
+from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.refusal import Ignore, Refusal, Reject
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply, packet_id
 from p2pdfl.protocol.round import HeldCommit, OpenRound, RoundContext, Vote
 from p2pdfl.protocol.setup import Setup
+from p2pdfl.protocol.start import Start
 from p2pdfl.types import (
     ZERO_DIGEST,
     Accuse,
@@ -62,6 +64,7 @@ from p2pdfl.types import (
     Digest,
     Envelope,
     Epoch,
+    Head,
     Judge,
     Kind,
     MemberIndex,
@@ -83,36 +86,20 @@ LoadRound = Callable[[Round], tuple[tuple[Packet, ...], Certificate] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Genesis:
-    """What the chain says once registration has closed."""
-
-    closing_number: BlockNumber
-    closing_block: Digest
-    registrations: tuple[Registration, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ChainSnapshot:
     number: BlockNumber
     registrations: tuple[Registration, ...]
 
 
 class Run:
-    def __init__(self, setup: Setup, genesis: Genesis, signed: Iterable[Packet] | None = ()) -> None:
-        """signed: every packet that this key signed before (the store's); their slots are never signed again.  None:
-        the store is lost, so nothing is signed until an epoch starts that this member witnesses."""
-        task = setup.task
-        assert task.initial_state is not None
+    def __init__(self, setup: Setup, start: Start, signed: Iterable[Packet] | None = ()) -> None:
+        """start: round 0, or what a checkpoint gives.  signed: every packet that this key signed before (the store's);
+        their slots are never signed again.  None: the store is lost, so nothing is signed until an epoch starts that
+        this member witnesses."""
         self.setup = setup
-        first = EpochMembers(
-            epoch=0,
-            first_round=0,
-            last_round=task.last_round_of(0),
-            members=select_members(genesis.registrations, excluded=()),
-        )
-        self.epochs: dict[Epoch, EpochMembers] = {0: first}
+        self.epochs: dict[Epoch, EpochMembers] = dict(start.epochs)
         self.docket = Docket(setup, self.epochs)
-        self.banned: dict[Address, str] = {}
+        self.banned: dict[Address, str] = dict(start.banned)
         """Address -> kind of evidence."""
         self.refused: Counter[str] = Counter()
         """Refusals of messages that waited for their round; `handle` raises the others."""
@@ -120,16 +107,13 @@ class Run:
         self._signed: dict[OwnSlot, Packet] = {_own_slot(packet): packet for packet in signed or ()}
         self._signs_from: Round | None = None if signed is None else 0
         """None: muted (DESIGN 4), since what this key has signed is not known here."""
-        self._chain: dict[Digest, ChainSnapshot] = {
-            genesis.closing_block: ChainSnapshot(number=genesis.closing_number, registrations=genesis.registrations)
-        }
-        self._chain_block = genesis.closing_block
-        self._state: Digest = task.initial_state
-        self._head = initial_parent(setup.task_id, first.list_hash, self._state, genesis.closing_block)
-        self._beacons = {
-            round: initial_beacon(setup.task_id, first.list_hash, genesis.closing_block, round) for round in (0, 1)
-        }
-        self._history: dict[Round, ClosedRound] = {}
+        self._chain: dict[Digest, ChainSnapshot] = {}
+        self._on_chain(start.chain)
+        self._chain_block = start.chain.block
+        self._state = start.state
+        self._head = start.head
+        self._beacons: dict[Round, Digest] = dict(start.beacons)
+        self._history: dict[Round, ClosedRound] = dict(start.history)
         self._undelivered: set[Address] = set()
         self._early: dict[Address, deque[Packet]] = {}
         self._jury_packets: dict[Round, list[Packet]] = {}
@@ -139,16 +123,18 @@ class Run:
         """(audited round, author) -> accusations that wait for this member's replay; the outcome is filled in."""
         self._replays: dict[tuple[Round, Address], Outcome] = {}
         self._open: OpenRound | None = None
-        self._followed = False
-        """Whether the open round was certified by a resync, not by votes that came here: this member is behind."""
+        self._first_round = start.round
+        self._followed = start.round > 0
+        """Whether the open round was certified by a resync, not by votes that came here: this member is behind.  Who
+        takes up a run in the middle has seen no vote of the round before."""
         self._level = 0
         """`Agreement.level` of the open round."""
 
     # --- the door -----------------------------------------------------------------
 
     def start(self, now_ms: int) -> list[Effect]:
-        epoch = self.epochs[0]
-        return [self._members_notice(epoch), *self._open_round(0, now_ms), *self._settle(now_ms)]
+        epoch = self.epochs[self.setup.task.epoch_of(self._first_round)]
+        return [self._members_notice(epoch), *self._open_round(self._first_round, now_ms), *self._settle(now_ms)]
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """Check everything, then change state; a Refusal leaves state as it was."""
@@ -560,6 +546,7 @@ class Run:
         effects += self._punish(propose, context)
         if context.round == context.epoch.last_round:
             effects += self._anchor(propose, certificate, context)
+            effects += self._checkpoint(propose.head)
         self._forget(context.round)
         if context.round == self.setup.task.total_rounds - 1:
             self.is_finished = True
@@ -596,6 +583,19 @@ class Run:
         for slot in [slot for slot in self._signed if slot[0] < oldest]:
             del self._signed[slot]
         self.docket.forget_before(oldest)
+
+    def _checkpoint(self, head: Head) -> list[Effect]:
+        if head.epoch + 1 == self.setup.task.epoch_count:
+            return []
+        checkpoint = make_checkpoint(
+            self.setup.task,
+            head.epoch,
+            epochs=self.epochs,
+            closed=self._history,
+            docket=self.docket,
+            banned=frozenset(self.banned),
+        )
+        return [KeepCheckpoint(checkpoint=checkpoint, state=head.state)]
 
     def _hurry(self, now_ms: int) -> None:
         """Others are ahead: ask soon instead of at the next resync."""

@@ -58,6 +58,17 @@ class Registered(_Line):
     tx: str | None = None
 
 
+class Joined(_Line):
+    """From a checkpoint that another member handed out."""
+
+    event: Literal["joined"]
+    epoch: int
+    round: int
+    checkpoint_bytes: int
+    state_bytes: int
+    peer_id: str
+
+
 class Members(_Line):
     event: Literal["members"]
     epoch: int
@@ -151,6 +162,7 @@ Event = (
     | Lost
     | Found
     | Registered
+    | Joined
     | Members
     | PhaseEntered
     | BeaconKnown
@@ -177,6 +189,8 @@ class PeerResult(BaseModel):
     name: str
     address: Address
     rounds: int
+    first_round: int = 0
+    """Of those that it closed itself: it may have joined from a checkpoint."""
     state: Hex
     accuracy: float | None = None
     heads: dict[int, Hex]

@@ -438,10 +438,10 @@ class _Run:
         return record.anchors, record.slashes
 
     def _keep_the_outcome(self) -> set[Digest]:
-        """The model and the transcript of the honest peer that closed most rounds; the chain blocks its heads name."""
+        """The model and the transcript of the honest peer that holds most rounds; the chain blocks its heads name."""
         blocks: set[Digest] = set()
         honest = [peer for peer in self.peers if peer.record.name not in self.scenario.behaviours]
-        witness = max(honest, key=lambda peer: (peer.record.result is not None, len(peer.record.rounds)))
+        witness = max(honest, key=_rounds_held)
         model = witness.home / "model.safetensors"
         try:
             if model.exists():
@@ -455,6 +455,12 @@ class _Run:
         except (OSError, StoreError) as error:
             self.problems.append(f"the outcome could not be kept: {error}")
         return blocks
+
+
+def _rounds_held(peer: _Peer) -> tuple[bool, int]:
+    """Whether it came to its end, and how many.  Who lost its disk, or joined, holds fewer than it may have told of."""
+    result = peer.record.result
+    return result is not None, len(peer.record.rounds if result is None else result.heads)
 
 
 def _read_addresses(home: Path) -> list[str]:

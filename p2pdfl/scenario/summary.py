@@ -299,7 +299,9 @@ def _judge_agreement(
         f"{record.name}: round {anchor.round}"
         for anchor in anchors
         for record in finished
-        if record.result and record.result.heads.get(anchor.round) != anchor.head
+        if record.result
+        and anchor.round >= record.result.first_round
+        and record.result.heads.get(anchor.round) != anchor.head
     ]
     items.append(_equal("anchored heads that differ from an honest peer's", [], strangers))
 

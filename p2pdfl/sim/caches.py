@@ -14,7 +14,7 @@ from typing import Any
 
 from p2pdfl import codec
 from p2pdfl.crypto import envelope, pvss
-from p2pdfl.protocol import agreement, assignment, audit, evidence, history, perform, resync, round, run
+from p2pdfl.protocol import agreement, assignment, audit, checkpoint, evidence, history, perform, resync, round, run
 from p2pdfl.protocol import beacon as beacon_module
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
 from p2pdfl.protocol.sharing import Sharing
@@ -176,9 +176,9 @@ def installed() -> Iterator[None]:
     certificate_check = _certificate_check(agreement.is_certificate)
     context = _dealing_context(beacon_module.dealing_context)
     patches: list[tuple[Any, str, Any]] = [
-        *((module, "recover", recover) for module in (agreement, audit, evidence, run)),
-        (run, "decode_payload", decode),
-        *((module, "head_digest", head_digest) for module in (run, round)),
+        *((module, "recover", recover) for module in (agreement, audit, checkpoint, evidence, run)),
+        *((module, "decode_payload", decode) for module in (checkpoint, run)),
+        *((module, "head_digest", head_digest) for module in (checkpoint, run, round)),
         *((module, "packet_id", packet_id) for module in (run, resync)),
         (round, "digest_of", digest_of),
         (round, "is_certificate", certificate_check),

@@ -65,7 +65,7 @@ def _second_bodies(sent: list[Packet]) -> Iterator[Packet]:
 def _unfinished(world: World, honest: list[int]) -> Iterator[str]:
     for index in honest:
         peer = world.peers[index]
-        if peer.is_up and peer.closed.keys() != set(range(world.task.total_rounds)):
+        if peer.is_up and peer.closed.keys() != set(range(peer.first_round, world.task.total_rounds)):
             yield f"{peer.name} is in round {peer.run.round} of {world.task.total_rounds} at {world.now_ms} ms"
 
 

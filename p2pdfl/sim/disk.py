@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from p2pdfl import params
 from p2pdfl.protocol.events import Closed
-from p2pdfl.types import Certificate, Digest, Packet, Round
+from p2pdfl.types import Certificate, Checkpoint, Digest, Epoch, Packet, Round
 
 OwnSlot = tuple[int, int, int]
 """round, view, kind"""
@@ -22,6 +23,8 @@ class Disk:
     bodies: set[Digest] = field(default_factory=set)
     unsynced: set[Digest] = field(default_factory=set)
     """Bodies that a loss of power takes away: they wait for the next envelope or round to be synced."""
+    checkpoints: dict[Epoch, Checkpoint] = field(default_factory=dict)
+    """The last ones, the state of each with it."""
 
     def put_envelope(self, packet: Packet) -> Packet:
         """The packet to send.  Raises SlotTaken."""
@@ -36,6 +39,11 @@ class Disk:
         """What is stored for that round: the first that came."""
         self.unsynced.clear()
         return self.closed.setdefault(closed.round, closed)
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.checkpoints[checkpoint.epoch] = checkpoint
+        for epoch in sorted(self.checkpoints)[: -params.CHECKPOINTS_KEPT]:
+            del self.checkpoints[epoch]
 
     def put_body(self, body: Digest) -> None:
         if body not in self.bodies:

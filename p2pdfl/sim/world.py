@@ -19,7 +19,7 @@ from hashlib import sha256
 from typing import Any, Literal, Protocol
 
 from p2pdfl.crypto import pvss
-from p2pdfl.crypto.envelope import Domain, Signer
+from p2pdfl.crypto.envelope import Domain, Signer, list_hash
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.protocol.events import (
     Aggregate,
@@ -36,6 +36,7 @@ from p2pdfl.protocol.events import (
     Effect,
     Event,
     Finished,
+    KeepCheckpoint,
     Notice,
     PacketReceived,
     ReadChain,
@@ -57,12 +58,14 @@ from p2pdfl.protocol.events import (
 from p2pdfl.protocol.perform import check_commits
 from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
-from p2pdfl.protocol.run import Genesis, LoadRound, Run
+from p2pdfl.protocol.run import LoadRound, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.protocol.sharing import Sharing
+from p2pdfl.protocol.start import Genesis, Start, at_genesis
 from p2pdfl.sim.chain import Chain, Change
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
+from p2pdfl.sim.joining import Holder, take_up
 from p2pdfl.sim.learning import Learning, StandIn
 from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
 from p2pdfl.sim.network import Network, PlainNetwork
@@ -130,6 +133,8 @@ class SimPeer:
     is_serving: bool = True
     """Whether others can pull update bytes from it."""
     is_store_lost: bool = False
+    first_round: Round = 0
+    """Of those that it has to close: it has joined from a checkpoint of the rounds before."""
     crash: CrashPoint | None = None
     """Where it is about to crash."""
     conflicting: list[Closed] = field(default_factory=list)
@@ -214,7 +219,8 @@ class World:
         self.genesis = genesis
         self.blocks = [ChainSeen(number=genesis.closing_number, block=genesis.closing_block, registrations=first)]
         """What the chain confirmed, oldest first."""
-        self.chain = Chain(confirmed=self.blocks)
+        first_hash = list_hash(entry.address for entry in first)
+        self.chain = Chain(confirmed=self.blocks, lists={0: first_hash})
         self.setup_domain = Domain(chain_id=1, contract=bytes(20))
         self._task_id = task.task_id()
         self.peers: list[SimPeer] = []
@@ -230,7 +236,8 @@ class World:
                 )
             )
 
-    def make_run(self, key: Keys, signed: Iterable[Packet] | None = ()) -> Run:
+    def make_run(self, key: Keys, signed: Iterable[Packet] | None = (), start: Start | None = None) -> Run:
+        """start: None for round 0."""
         setup = Setup(
             task=self.task,
             task_id=self._task_id,
@@ -238,7 +245,7 @@ class World:
             signer=Signer(key.chain_secret),
             sharing=self._sharing,
         )
-        return Run(setup, self.genesis, signed)
+        return Run(setup, start or at_genesis(setup, self.genesis), signed)
 
     def entropy(self, count: int) -> bytes:
         return self._random.randbytes(count)
@@ -289,11 +296,26 @@ class World:
             peer.disk = self._new_disk()
             peer.is_store_lost = True
         # who lost its store knows it for good: the key is there, and what it signed is not
-        peer.run = self.make_run(peer.keys, None if peer.is_store_lost else peer.disk.signed())
+        start = self._take_up(index)
+        if not peer.disk.closed:
+            peer.first_round = start.round
+        peer.run = self.make_run(peer.keys, None if peer.is_store_lost else peer.disk.signed(), start)
         peer.machine = self._wrap(index, peer.run)
         peer.wanted.clear()
         peer.tick_at_ms = None
         self._start(index)
+
+    def _take_up(self, index: int) -> Start:
+        peer = self.peers[index]
+        others = [
+            Holder(disk=other.disk, is_honest=other.machine is other.run)
+            for place, other in enumerate(self.peers)
+            if place != index and other.is_up and self.network.is_open(index, place, self.now_ms)
+        ]
+        self._random.shuffle(others)
+        return take_up(
+            peer.run.setup, self.genesis, self.chain, peer.disk, others, chance=self._random, refused=peer.refused
+        )
 
     def mine(self, number: BlockNumber, registrations: tuple[Registration, ...]) -> None:
         """A block is confirmed, and every peer that is up sees it."""
@@ -478,8 +500,12 @@ class World:
                 self._read_chain(index, effect.block)
             case Closed():
                 self._close(index, effect)
+            case KeepCheckpoint():
+                peer.disk.put_checkpoint(effect.checkpoint)
             case SubmitAnchor() | SubmitVerdict() | SubmitEquivocation():
                 peer.submitted.append(effect)
+                if isinstance(effect, SubmitAnchor):
+                    self.chain.anchor(effect, peer.run.epochs[effect.head.epoch], peer.run.setup)
                 if self.watch is not None:
                     self.watch.on_submitted(index, effect)
             case Finished():

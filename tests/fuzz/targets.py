@@ -21,6 +21,7 @@ from p2pdfl.codec import Malformed, decode, decode_payload, encode
 from p2pdfl.net import pubsub, pull
 from p2pdfl.net.pull import Assembly, NotHeld, Patience, Served
 from p2pdfl.params import PACKET_BYTES_MAX
+from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 
 WIRE_TYPES: list[type[types.Wire]] = [
@@ -31,6 +32,8 @@ WIRE_TYPES: list[type[types.Wire]] = [
     ),
     ResyncRequest,
     ResyncReply,
+    CheckpointRequest,
+    CheckpointReply,
 ]
 """A codec input's first byte is a place in this list."""
 

@@ -13,6 +13,17 @@ def test_the_digest_is_over_little_endian_parameters_then_momentum() -> None:
     assert state.digest() == sha256(struct.pack("<4d", 1.0, -2.0, 0.5, 0.0)).digest()
 
 
+def test_a_state_goes_as_the_bytes_that_its_digest_is_over() -> None:
+    state = State(parameters=np.array([1.0, -0.0, np.nan]), momentum=np.array([0.5, 0.0, 1e-310]))
+    data = state.to_bytes()
+    assert sha256(data).digest() == state.digest()
+    back = State.from_bytes(data, 3)
+    assert (back.to_bytes(), back.parameters.tolist()[0]) == (data, 1.0)
+    for other in (data[:-8], data + bytes(8), data[:-1], b""):
+        with pytest.raises(ValueError, match=r"numbers|multiple"):
+            State.from_bytes(other, 3)
+
+
 def test_a_state_cannot_be_written_to() -> None:
     state = State(parameters=np.zeros(2), momentum=np.zeros(2))
     with pytest.raises(ValueError, match="read-only"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -15,6 +17,7 @@ from multiaddr import Multiaddr
 from trio.testing import MockClock
 
 from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net.limits import STREAMS_PER_CONNECTION_MAX
 
 from .loopback import assert_works, network, networks, peer_of, seed, stranger
 from .test_discovery import free_port
@@ -52,6 +55,12 @@ class Failing(Service):
             raise RuntimeError("remote-triggered")
         self.recovered.set()
         await trio.sleep_forever()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not condition():
+            await trio.lowlevel.checkpoint()
 
 
 async def test_a_failing_task_ends_itself_and_not_its_service() -> None:
@@ -193,6 +202,24 @@ async def test_a_connection_that_cannot_be_written_to_is_still_read(pair: tuple[
 
 @pytest.mark.net
 @pytest.mark.slow
+async def test_a_connection_has_only_so_many_streams_also_while_none_can_be_reset() -> None:
+    """Each may hold a window of unread bytes, and the gate's resets wait for a peer that does not read."""
+    forgetful = Limits(offence_half_life_s=1e-6)
+    async with networks(2, limits=forgetful) as (one, other):
+        [to_other] = adapter.connections_of(one._host, peer_of(other))
+        [to_one] = adapter.connections_of(other._host, peer_of(one))
+        muxed: Any = to_one.muxed_conn
+        async with muxed._write_lock:
+            before = muxed.headers_received
+            for _ in range(2 * STREAMS_PER_CONNECTION_MAX):
+                await to_other.muxed_conn.open_stream()
+            await until(lambda: muxed.headers_received >= before + 2 * STREAMS_PER_CONNECTION_MAX)
+            theirs = [stream for stream in muxed.streams.values() if not stream.is_initiator]
+            assert len(theirs) == STREAMS_PER_CONNECTION_MAX
+
+
+@pytest.mark.net
+@pytest.mark.slow
 async def test_a_message_is_read_at_once(pair: tuple[Network, Network]) -> None:
     """As shipped in two pieces, the length that Noise gives it and what it is."""
     one, other = pair
@@ -230,3 +257,32 @@ async def test_all_connections_close_side_by_side() -> None:
             await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         assert [connection.is_closed for connection in connections] == [True] * 3
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_a_goodbye_that_waits_behind_a_frame_is_said_by_either_end() -> None:
+    """The end that accepted the connection closes its socket as soon as it can."""
+    async with network("one") as one, stranger() as other:
+        assert await other.dial(one)
+        await until(lambda: one.counters["gossip streams failed"] > 0)  # so it is no longer being added
+        [accepted], [dialled] = adapter.connections_of(one._host), adapter.connections_of(other.host)
+        async with trio.open_nursery() as nursery:
+            async with accepted.muxed_conn._write_lock:  # type: ignore[attr-defined]
+                nursery.start_soon(accepted.close)
+                await until(accepted.muxed_conn.event_shutting_down.is_set)  # type: ignore[attr-defined]
+                for _ in range(20):  # time to close the socket, and not so long that the goodbye is given up
+                    await trio.lowlevel.checkpoint()
+                heard = dialled.muxed_conn.headers_received  # type: ignore[attr-defined]
+            await until(lambda: dialled.is_closed)
+        assert dialled.muxed_conn.headers_received > heard  # type: ignore[attr-defined]
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_an_answered_ping_tells_windows_how_long_a_round_trip_takes(pair: tuple[Network, Network]) -> None:
+    """Who does not know takes it for a millisecond, and then a window never grows on a long path."""
+    one, other = pair
+    [connection] = adapter.connections_of(one._host, peer_of(other))
+    await adapter.ping(connection)
+    await until(lambda: connection.muxed_conn.rtt() > 0)  # type: ignore[attr-defined]

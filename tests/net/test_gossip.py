@@ -21,10 +21,11 @@ from libp2p.utils.varint import encode_varint_prefixed
 
 from p2pdfl.net import Limits, Network, adapter, announcements
 from p2pdfl.net.announcements import SERVED_MAX
-from p2pdfl.net.pubsub import RELAYS_MAX
+from p2pdfl.net.pubsub import RELAYS_MAX, WRITE_BYTES_MAX
 from p2pdfl.net.rates import Rate
 
 from .loopback import GOSSIP, TOPIC, Stranger, network, networks, peer_of, seed, stranger
+from .test_remembered import peer
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -147,6 +148,7 @@ async def test_a_broken_stream_is_opened_again_and_what_it_lost_comes_otherwise(
             for peer in peers:
                 await peer.wait_connected(2)
         await everybody_hears_everybody(peers)
+        assert total(peers, "connections closed as deaf") == 0
 
 
 async def test_a_peer_that_does_not_answer_at_first_is_asked_again() -> None:
@@ -210,6 +212,88 @@ async def test_what_waits_for_one_peer_is_bounded_in_bytes() -> None:
         pushed = [one._gossip._push(peer_of(other), frame) for _ in range(12)]
         assert pushed == [True] * 10 + [False] * 2
         assert one.counters["refused: peer too slow"] == 2
+
+
+async def test_what_waits_for_one_peer_is_written_a_frame_or_so_at_a_time() -> None:
+    """Each write is a copy, and until it is done all of it counts as waiting."""
+    async with networks(2) as (one, other):
+        stream = one._gossip.peers[peer_of(other)]
+        write, written = stream.write, []
+
+        async def noted(data: bytes) -> None:
+            written.append(len(data))
+            await write(data)
+
+        stream.write = noted
+        frame = encode_varint_prefixed(rpc_pb2.RPC(publish=[rpc_pb2.Message(data=bytes(10_000))]).SerializeToString())
+        for _ in range(20):
+            assert one._gossip._push(peer_of(other), frame)
+        await until(lambda: sum(written) >= 20 * len(frame))
+        assert max(written) < WRITE_BYTES_MAX + len(frame)
+
+
+async def test_what_waited_for_a_peer_that_was_lost_does_not_count_when_it_comes_again() -> None:
+    limits = Limits(message_bytes_max=1_000, outbound_bytes_max=10_000)
+    async with networks(2, limits=limits) as (one, other):
+        for _ in range(10):
+            assert one._gossip._push(peer_of(other), bytes(1_000))
+        [connection] = adapter.connections_of(one._host)
+        await adapter.abort(connection)
+        await until(lambda: not one.connected())
+        with trio.fail_after(10):
+            await one.wait_connected(1)
+        assert one._gossip._push(peer_of(other), bytes(1_000))
+
+
+async def test_everybody_who_follows_is_in_the_mesh_and_nobody_is_pruned() -> None:
+    """As other implementations keep it, a dozen are, and who is one too many is told to leave."""
+    async with network("one") as one:
+        gossip, peers = one._gossip, {peer(number) for number in range(40)}
+        gossip.peer_topics[TOPIC] = set(peers)
+        gossip.mesh.peer_protocol.update(dict.fromkeys(peers, TProtocol(GOSSIP)))
+        grafted, pruned = gossip.mesh.mesh_heartbeat()
+        assert grafted.keys() == gossip.mesh.mesh[TOPIC] == peers
+        for _ in range(3):
+            assert not pruned
+            grafted, pruned = gossip.mesh.mesh_heartbeat()
+            assert not grafted
+
+
+async def test_a_beat_of_the_mesh_does_not_put_off_the_next() -> None:
+    """As shipped by half a minute, where most have no more neighbours than the degree."""
+    async with networks(2) as (one, _):
+        mesh = one._gossip.mesh
+        mesh.last_health_update = 0  # it is due
+        beats = noted_grafts(one)
+        await until(lambda: len(beats) >= 2)
+
+
+async def test_who_left_the_mesh_is_not_grafted_for_having_another_address() -> None:
+    """As shipped at each beat, although it asked to be left alone for a while."""
+    async with network("one") as one:
+        gossip, mesh = one._gossip, one._gossip.mesh
+        *members, left = peers = [peer(number) for number in range(4)]
+        gossip.peer_topics[TOPIC] = set(peers)
+        mesh.peer_protocol.update(dict.fromkeys(peers, TProtocol(GOSSIP)))
+        mesh.mesh[TOPIC] = set(members)
+        mesh.scorer.ip_by_peer.update(dict.fromkeys(members, "192.0.2.1") | {left: "192.0.2.2"})
+        mesh._add_back_off(left, TOPIC, False, 60)
+        beats = noted_grafts(one)
+        await until(lambda: len(beats) >= 1)
+        assert left not in beats[0]
+
+
+def noted_grafts(one: Network) -> list[set[ID]]:
+    """Whom each beat of its mesh grafts, from now on."""
+    mesh, beats = one._gossip.mesh, []
+    emit = mesh._emit_control_msgs
+
+    async def noted(grafted: dict[ID, list[str]], *others: Any) -> None:
+        beats.append(set(grafted))
+        await emit(grafted, *others)
+
+    mesh._emit_control_msgs = noted
+    return beats
 
 
 # --- hostile neighbours --------------------------------------------------------------------------------------------

@@ -256,6 +256,7 @@ async def test_who_comes_again_is_given_time_to_say_hello_again() -> None:
 
 
 async def test_gossip_survives_the_end_of_one_of_two_connections() -> None:
+    """As shipped its streams stay on the one that ended, and what is said next is lost."""
     async with networks(2) as (one, other):
         [first] = adapter.connections_of(one._host, peer_of(other))
         await adapter.swarm_of(one._host).dial_addr(Multiaddr(other.addresses[0]), peer_of(other))
@@ -263,6 +264,9 @@ async def test_gossip_survives_the_end_of_one_of_two_connections() -> None:
         with trio.fail_after(10):
             while len(adapter.connections_of(other._host)) > 1:
                 await trio.lowlevel.checkpoint()
+            for here, there in ((one, other), (other, one)):
+                while (stream := here._gossip.peers.get(peer_of(there))) is None or stream.muxed_conn.is_closed:
+                    await here._gossip.changed.wait()
             await one.wait_connected(1)
             await other.wait_connected(1)
         await assert_works(one, other)

@@ -1,9 +1,10 @@
-"""The file of remembered peers: bounded, and believed only if it is exactly what would be written."""
+"""The file of remembered peers: bounded, and of each peer only what would be written is believed."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,21 +26,21 @@ def address(port: int) -> Multiaddr:
 
 
 async def test_who_is_remembered_is_read_back_and_what_worked_comes_first(tmp_path: Path) -> None:
-    memory = Remembered(tmp_path / "peers.json")
+    memory = Remembered(tmp_path / "peers.json", Counter())
     memory.announced(peer(1), [address(1), address(2)])
     memory.worked(peer(1), address(3))
     assert memory.is_worth_writing
     await memory.write()
     assert not memory.is_worth_writing
-    assert Remembered(tmp_path / "peers.json").peers() == {peer(1): [address(3), address(1), address(2)]}
+    assert Remembered(tmp_path / "peers.json", Counter()).peers() == {peer(1): [address(3), address(1), address(2)]}
 
 
 async def test_the_file_is_bounded(tmp_path: Path) -> None:
-    memory = Remembered(tmp_path / "peers.json")
+    memory = Remembered(tmp_path / "peers.json", Counter())
     for number in range(PEERS_MAX + 5):
         memory.announced(peer(number), [address(port) for port in range(1, 20)])
     await memory.write()
-    again = Remembered(tmp_path / "peers.json").peers()
+    again = Remembered(tmp_path / "peers.json", Counter()).peers()
     assert len(again) == PEERS_MAX
     assert peer(PEERS_MAX + 4) in again
     assert all(len(addresses) == ADDRESSES_MAX for addresses in again.values())
@@ -48,24 +49,24 @@ async def test_the_file_is_bounded(tmp_path: Path) -> None:
 async def test_the_longest_names_in_any_script_are_read_back(tmp_path: Path) -> None:
     name = ".".join(["\u00e9" * 10] * 5)
     longest = [Multiaddr(f"/dns4/{name}/tcp/{port}") for port in range(60_000, 60_000 + ADDRESSES_MAX)]
-    memory = Remembered(tmp_path / "peers.json")
+    memory = Remembered(tmp_path / "peers.json", Counter())
     for number in range(PEERS_MAX):
         memory.announced(peer(number), longest)
     await memory.write()
-    assert Remembered(tmp_path / "peers.json").peers() == memory.peers()
+    assert Remembered(tmp_path / "peers.json", Counter()).peers() == memory.peers()
 
 
 async def test_whoever_is_no_member_is_forgotten(tmp_path: Path) -> None:
-    memory = Remembered(tmp_path / "peers.json")
+    memory = Remembered(tmp_path / "peers.json", Counter())
     memory.worked(peer(1), address(1))
     memory.worked(peer(2), address(2))
     memory.keep_only({peer(2)})
     assert memory.peers() == {peer(2): [address(2)]}
 
 
-def entry(**fields: object) -> bytes:
-    whole = {"peer_id": peer(1).to_base58(), "seen_s": 1, "addresses": ["/ip4/192.0.2.1/tcp/1"]}
-    return json.dumps({"version": 1, "peers": [whole | fields]}).encode()
+def entry(number: int = 1, **fields: object) -> dict[str, object]:
+    whole = {"peer_id": peer(number).to_base58(), "seen_s": 1, "addresses": [f"/ip4/192.0.2.1/tcp/{number}"]}
+    return whole | fields
 
 
 @pytest.mark.parametrize(
@@ -77,18 +78,7 @@ def entry(**fields: object) -> bytes:
         b"[]",
         b'{"version": 2, "peers": []}',
         b'{"version": 1}',
-        b'{"version": 1, "peers": [1]}',
         b'{"version": 1, "peers": [' + b",".join([b"{}"] * (PEERS_MAX + 1)) + b"]}",
-        entry(peer_id=""),
-        entry(peer_id=1),
-        entry(peer_id="0OIl"),
-        entry(seen_s="now"),
-        entry(seen_s=-1),
-        entry(seen_s=2**60),
-        entry(addresses="/ip4/192.0.2.1/tcp/1"),
-        entry(addresses=["nonsense"]),
-        entry(addresses=["/ip4/192.0.2.1/tcp/1"] * (ADDRESSES_MAX + 1)),
-        entry(addresses=["/dns4/" + "a" * 1000 + "/tcp/1"]),
         b" " * (FILE_BYTES_MAX + 1),
     ],
     ids=lambda data: repr(data[:60]),
@@ -99,14 +89,45 @@ def test_a_broken_file_is_set_aside_with_a_warning(
     path = tmp_path / "peers.json"
     path.write_bytes(data)
     with caplog.at_level(logging.WARNING):
-        assert Remembered(path).peers() == {}
+        assert Remembered(path, Counter()).peers() == {}
     assert "it is set aside" in caplog.text
     assert not path.exists()
     assert (tmp_path / "peers.json.broken").read_bytes() == data
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        1,
+        {},
+        entry(peer_id=""),
+        entry(peer_id=1),
+        entry(peer_id="0OIl"),
+        entry(seen_s="now"),
+        entry(seen_s=-1),
+        entry(seen_s=2**60),
+        entry(addresses="/ip4/192.0.2.1/tcp/1"),
+        entry(addresses=["nonsense"]),
+        entry(addresses=["/ip4/192.0.2.1/tcp/1"] * (ADDRESSES_MAX + 1)),
+        entry(addresses=["/dns4/" + "a" * 1000 + "/tcp/1"]),
+    ],
+    ids=lambda broken: repr(broken)[:60],
+)
+def test_a_broken_peer_is_left_out_and_counted_and_the_others_are_kept(
+    broken: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, counters = tmp_path / "peers.json", Counter[str]()
+    path.write_text(json.dumps({"version": 1, "peers": [entry(2), broken, entry(3)]}))
+    with caplog.at_level(logging.WARNING):
+        found = Remembered(path, counters).peers()
+    assert found == {peer(2): [address(2)], peer(3): [address(3)]}
+    assert counters == {"remembered peers unreadable": 1}
+    assert "left out" in caplog.text
+    assert path.exists()
+
+
 async def test_a_disk_that_takes_nothing_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    memory = Remembered(tmp_path / "missing" / "peers.json")
+    memory = Remembered(tmp_path / "missing" / "peers.json", Counter())
     memory.worked(peer(1), address(1))
     await memory.write()
     assert "not remembered" in caplog.text

@@ -9,6 +9,7 @@ import trio
 
 from p2pdfl.net import Limits, Network, adapter
 
+from .hostile.attacker import Attacker, Identity
 from .loopback import assert_works, network, peer_of, stranger
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -65,6 +66,28 @@ async def test_sockets_that_say_nothing_keep_nobody_out() -> None:
                 await assert_works(victim, friend)
         for stream in silent:
             await stream.aclose()
+
+
+@pytest.mark.parametrize(("member", "closed"), [("late", "first"), ("first", "second")])
+async def test_who_makes_room_is_the_oldest_stranger_of_the_address_that_has_most(member: str, closed: str) -> None:
+    """Not the oldest of all, so that who brings many costs nobody but himself."""
+    limits = Limits(connections_max=5, strangers_max=10)
+    names = ["early", "first", "second", "third", "fourth", "late"]
+    async with network("victim", limits=limits) as victim, trio.open_nursery() as nursery:
+        victim.admit([Identity(member).id.to_base58().encode()])
+        attacker = Attacker(victim, nursery)
+        for number, name in enumerate(names):
+            attacker.ip = "127.0.0.1" if name in ("early", "late") else "127.0.0.66"
+            await attacker.yamux(Identity(name))
+            with trio.fail_after(5):
+                while connection_count(victim) + victim.counters["refused: connection, for a newer one"] <= number:
+                    await trio.lowlevel.checkpoint()
+        with trio.fail_after(5):
+            while connection_count(victim) > limits.connections_max:
+                await trio.lowlevel.checkpoint()
+        peers = {connection.muxed_conn.peer_id for connection in adapter.connections_of(victim._host)}
+        assert peers == {Identity(name).id for name in names if name != closed}
+        await attacker.close()
 
 
 async def test_who_is_not_admitted_follows_the_topic_in_vain() -> None:

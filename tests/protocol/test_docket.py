@@ -43,6 +43,7 @@ def a_proposal(
         "updates": (),
         "evidence": tuple(proof.entry for proof in equivocations),
         "verdicts": tuple(proof.entry for proof in verdicts),
+        "banned": bytes(32),
     }
     words = dict.fromkeys(("task", "parent", "contents", "state", "next_members", "chain_block"), bytes(32))
     return Propose(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from p2pdfl.scenario.events import Joined, read_record
+
 from .test_scenarios import LONG, SCENARIOS, check
 
 
@@ -14,3 +16,7 @@ from .test_scenarios import LONG, SCENARIOS, check
 @pytest.mark.parametrize("name", sorted(LONG))
 def test_the_scenario_comes_out_as_it_expects(name: str, tmp_path: Path) -> None:
     check(SCENARIOS / f"{name}.toml", tmp_path)
+    if name == "churn":
+        peers = tmp_path / name / "peers"
+        joined = {home.name: next(read_record(home, home.name).all(Joined), None) for home in peers.iterdir()}
+        assert {peer: found.epoch for peer, found in joined.items() if found} == {"peer5": 0, "peer8": 0}

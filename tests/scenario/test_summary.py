@@ -82,6 +82,15 @@ def test_an_anchored_head_that_honest_peers_do_not_have_is_noticed() -> None:
     assert failures(summary_of(anchors=anchors)) == ["anchored heads that differ from an honest peer's"]
 
 
+def test_who_joined_from_a_checkpoint_has_the_anchored_heads_since_then_only() -> None:
+    later = {round: head(round) for round in range(4, ROUNDS)}
+    assert failures(summary_of(with_result("peer1", first_round=4, heads=later))) == []
+    del later[8]
+    unlike = ["anchored heads that differ from an honest peer's"]
+    assert failures(summary_of(with_result("peer1", first_round=4, heads=later))) == unlike
+    assert failures(summary_of(with_result("peer1", heads=later))) == unlike
+
+
 def test_a_missing_anchor_is_noticed_unless_the_scenario_allows_it() -> None:
     assert failures(summary_of(anchors=ANCHORS[:1])) == ["anchored epochs"]
     assert summary_of(anchors=ANCHORS[:1], anchors_min=1).ok

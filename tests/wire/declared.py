@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from types import NoneType, UnionType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Len, Lt
 
 from p2pdfl import types
+from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.types import PAYLOAD_TYPES, Wire
 
-ROOTS: tuple[type[Wire], ...] = (types.Packet, *PAYLOAD_TYPES.values(), ResyncRequest, ResyncReply)
+ROOTS: tuple[type[Wire], ...] = (
+    types.Packet,
+    *PAYLOAD_TYPES.values(),
+    ResyncRequest,
+    ResyncReply,
+    CheckpointRequest,
+    CheckpointReply,
+    types.Checkpoint,
+)
 
 
 def lines() -> list[str]:
@@ -32,7 +41,7 @@ def _word(hint: Any, found: dict[str, str]) -> str:
     if get_origin(hint) is Annotated:
         plain, *bounds = get_args(hint)
         return _bounded(plain, {type(bound): bound for bound in bounds}, found)
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (Union, UnionType):
         (item,) = (part for part in get_args(hint) if part is not NoneType)
         return f"{_word(item, found)} or nil"
     assert issubclass(hint, Wire)

@@ -24,6 +24,7 @@ from p2pdfl.net.blobs import PROTOCOL as PULL
 from p2pdfl.net.pubsub import RPC_OVERHEAD_BYTES
 from p2pdfl.node import RESYNC_PROTOCOL
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
+from p2pdfl.resuming import CHECKPOINT_PROTOCOL
 from p2pdfl.types import Packet
 
 from . import declared, vectors
@@ -85,6 +86,8 @@ def test_the_document_declares_every_type_as_the_code_does(line: str) -> None:
         f"At most {Limits().follower_outbound_messages_max} wait",
         f"{Limits().follower_pause_s} s apart",
         f"`{RESYNC_PROTOCOL}`",
+        f"`{CHECKPOINT_PROTOCOL}`",
+        f"CheckpointRequest (at most {params.CHECKPOINT_REQUEST_BYTES_MAX} bytes)",
         f"`{PULL}`",
         f"`{GOSSIP}`",
         ENVELOPE_TYPE,

@@ -21,13 +21,14 @@ from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 
 from p2pdfl.codec import body_digest, digest_of, encode
 from p2pdfl.crypto import pvss
-from p2pdfl.crypto.envelope import Domain, Signer, envelope_digest, head_digest, possession_digest
+from p2pdfl.crypto.envelope import Domain, Signer, envelope_digest, head_digest, list_hash, possession_digest
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.learning import quantize
 from p2pdfl.learning.state import State
 from p2pdfl.net.pull import CHUNK_BYTES, Served, chunk_count, encode_reply, encode_request
 from p2pdfl.protocol import assignment
 from p2pdfl.protocol.beacon import FixedDealings, dealing_context, fix_dealings, initial_beacon, initial_parent
+from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, packet_id
 from p2pdfl.task import Task
@@ -36,6 +37,8 @@ from p2pdfl.types import (
     Accuse,
     Ballot,
     Certificate,
+    Checkpoint,
+    CheckpointRound,
     Close,
     Commit,
     CommitEntry,
@@ -82,7 +85,7 @@ TASK = Task(
     reference_replay=sha256(b"reference replay").digest(),
 )
 TASK_ID = TASK.task_id()
-TOPIC = f"/p2pdfl/1/{TASK_ID.hex()}"
+TOPIC = f"/p2pdfl/2/{TASK_ID.hex()}"
 
 
 def entropy(label: str) -> Entropy:
@@ -137,6 +140,7 @@ def compute() -> Vector:
         updates=(),
         evidence=(),
         verdicts=(),
+        banned=list_hash(()),
     )
     head = _head(0, parent, contents)
     beacon = _beacon(head_digest(head))
@@ -156,6 +160,7 @@ def compute() -> Vector:
         "state": _state(),
         "packets": [_packet(*signed) for signed in packets],
         "resync": _resync([packet for packet, _ in packets], head_digest(head)),
+        "checkpoint": _checkpoint(packets[0][0], packets[1][0], certificate(Kind.CLOSE, 0, 0, head_digest(head))),
         "gossip": _gossip(b"\x01" + encode(packets[0][0])),
         "gossip_kinds": {
             "packet": (b"\x01" + encode(packets[0][0])).hex(),
@@ -370,6 +375,7 @@ def _late_proposal(contents: Contents, parent: Digest, update: Digest, judge: Ju
         updates=(UpdateEntry(member=0, update=update),),
         evidence=(equivocation,),
         verdicts=(verdict,),
+        banned=list_hash(EPOCH.addresses[2:3]),
     )
     head = _head(3, parent, listed)
     low, high = (_sign(3, Kind.NOTARIZE, vote, round=2).signature for vote in votes)
@@ -437,6 +443,25 @@ def _resync(packets: list[Packet], head: Digest) -> Vector:
     request = ResyncRequest(task=TASK_ID, round=0, have=(packet_id(packets[1]),))
     reply = ResyncReply(packets=(packets[4],), certificates=(certificate(Kind.CLOSE, 0, 0, head),))
     return {"request": framed(encode(request)).hex(), "reply": framed(encode(reply)).hex()}
+
+
+def _checkpoint(commit: Packet, proposal: Packet, closing: Certificate) -> Vector:
+    """Of one round, of which not all fits; the request and the reply that offers it, each under its length."""
+    checkpoint = Checkpoint(
+        epoch=0,
+        lists=(EPOCH.addresses, EPOCH.addresses[1:]),
+        banned=EPOCH.addresses[:1],
+        rounds=(CheckpointRound(proposal=proposal, commits=(commit,), certificate=closing),),
+    )
+    data = encode(checkpoint)
+    digest = sha256(data).digest()
+    return {
+        "bytes": data.hex(),
+        "digest": digest.hex(),
+        "request": framed(encode(CheckpointRequest(task=TASK_ID, epoch=0))).hex(),
+        "held": framed(encode(CheckpointReply(checkpoint=digest))).hex(),
+        "not_held": framed(encode(CheckpointReply(checkpoint=None))).hex(),
+    }
 
 
 def framed(data: bytes) -> bytes:

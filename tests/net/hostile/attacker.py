@@ -277,6 +277,8 @@ class Attacker:
         """Of the attack: what runs in it goes on while the victim is watched, and is cancelled at its end."""
         self.receive_buffer_bytes: int | None = None
         """Of the connections to come; a small one makes the victim's writing stop soon when we do not read."""
+        self.ip = "127.0.0.1"
+        """Where the connections to come are from."""
         self._tcps: list[Tcp] = []
 
     @property
@@ -291,6 +293,7 @@ class Attacker:
         endpoint = trio.socket.socket()
         if self.receive_buffer_bytes is not None:
             endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer_bytes)
+        await endpoint.bind((self.ip, 0))
         await endpoint.connect(("127.0.0.1", self.port))
         made = Tcp(trio.SocketStream(endpoint))
         self._tcps.append(made)

@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import pytest
 import trio
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.utils.varint import encode_varint_prefixed
 
 from net.loopback import GOSSIP
 from p2pdfl.net import adapter, blobs
@@ -207,6 +209,22 @@ async def half_a_body(attacker: Attacker) -> None:
     await yamux.tcp.until_ended()
 
 
+async def frame_in_a_thousand_pieces(attacker: Attacker) -> None:
+    """As shipped it ends the connection: it gives up after a hundred reads, as if the other side had."""
+    identity = Identity("patient")
+    yamux = await attacker.yamux(identity)
+    await lives(yamux)
+    [connection] = adapter.connections_of(attacker.victim._host, identity.id)
+    frame = yamux.noise.encrypt(bytes.fromhex("000200010000000000000007") * 86)
+    for byte in len(frame).to_bytes(2, "big") + frame:
+        heard = adapter.heard_on(connection)
+        await yamux.tcp.send(bytes([byte]))
+        while adapter.heard_on(connection) == heard:  # so that each is read by itself
+            assert not connection.is_closed
+            await trio.lowlevel.checkpoint()
+    await lives(yamux)
+
+
 async def data_then_reset(attacker: Attacker) -> None:
     """As shipped each leaves its data behind, for 90 s."""
     yamux = await attacker.yamux()
@@ -236,6 +254,22 @@ async def data_after_the_end(attacker: Attacker) -> None:
     for _ in range(10):
         await stream.send(bytes(1000))
     await lives(yamux)
+
+
+async def window_that_grows_with_what_is_read(attacker: Attacker) -> None:
+    """As shipped up to 16 MB, which a peer may then send unread."""
+    identity = Identity("quick")
+    yamux = await attacker.yamux(identity)
+    stream = await yamux.open(GOSSIP)
+    [connection] = adapter.connections_of(attacker.victim._host, identity.id)
+    connection.muxed_conn._rtt = 1e3  # so that each update that comes is a quick one
+    frame = encode_varint_prefixed(rpc_pb2.RPC(publish=[rpc_pb2.Message(data=bytes(60_000))]).SerializeToString())
+    widest = 0
+    for _ in range(2 * WINDOW_BYTES_MAX // (4 * len(frame))):
+        await stream.send(frame * 4)
+        await yamux.catch_up()
+        widest = max(widest, yamux.windows[stream.id])
+    assert WINDOW_BYTES_MAX // 2 < widest <= WINDOW_BYTES_MAX
 
 
 async def windows_of_terabytes(attacker: Attacker) -> None:
@@ -290,9 +324,11 @@ async def gossip_stream_reset_and_opened_again(attacker: Attacker) -> None:
         replies_that_are_not_read,
         half_a_header,
         half_a_body,
+        frame_in_a_thousand_pieces,
         data_then_reset,
         resets_without_number,
         data_after_the_end,
+        window_that_grows_with_what_is_read,
         windows_of_terabytes,
         connections_that_come_and_go,
         goodbye_as_the_connection_begins,

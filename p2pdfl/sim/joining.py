@@ -1,0 +1,90 @@
+"""A process that starts: from its own checkpoint, from one that another peer hands out, else from round 0.
+
+As `p2pdfl.joining` does it, with the chain's model.  Whoever is Byzantine hands out what is not what is anchored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from p2pdfl.protocol.checkpoint import Anchored, BadCheckpoint, named_block, restart_from, restore
+from p2pdfl.protocol.events import ChainSeen
+from p2pdfl.protocol.setup import Terms
+from p2pdfl.protocol.start import Genesis, Start, at_genesis
+from p2pdfl.sim.chain import Chain
+from p2pdfl.sim.disk import Disk
+from p2pdfl.types import Address, Checkpoint, Epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Somebody who can be asked."""
+
+    disk: Disk
+    is_honest: bool
+
+
+def take_up(
+    terms: Terms, genesis: Genesis, chain: Chain, disk: Disk, holders: list[Holder], chance: Random, refused: list[str]
+) -> Start:
+    """holders: in the order in which they are asked."""
+    kept = disk.checkpoints.keys() & chain.anchors.keys()
+    if kept:
+        epoch = restart_from(terms.task, kept, max(disk.closed, default=-1) + 1)
+        own = disk.checkpoints[epoch]
+        return restore(terms, genesis, own, chain.anchored(terms, epoch), _named(chain, own))
+    if not disk.closed:
+        for epoch in _worth_asking_for(terms, chain):
+            anchored = chain.anchored(terms, epoch)
+            for holder in holders:
+                start = _ask(terms, genesis, chain, anchored, holder, chance, refused)
+                if start is not None:
+                    disk.put_checkpoint(holder.disk.checkpoints[epoch])
+                    return start
+    return at_genesis(terms, genesis)
+
+
+def _worth_asking_for(terms: Terms, chain: Chain) -> list[Epoch]:
+    """The last one that is anchored, and the one before, which those hold who have not closed the last."""
+    last = min(len(chain.anchors) - 1, terms.task.epoch_count - 2)
+    return [epoch for epoch in (last, last - 1) if epoch >= 0]
+
+
+def _ask(
+    terms: Terms,
+    genesis: Genesis,
+    chain: Chain,
+    anchored: Anchored,
+    holder: Holder,
+    chance: Random,
+    refused: list[str],
+) -> Start | None:
+    held = holder.disk.checkpoints.get(anchored.epoch)
+    if held is None:
+        return None
+    given = held if holder.is_honest else forged(held, chance, anchored.registrations[0].address)
+    try:
+        return restore(terms, genesis, given, anchored, _named(chain, given))
+    except BadCheckpoint as error:
+        refused.append(f"checkpoint: {error}")
+        return None
+
+
+def _named(chain: Chain, checkpoint: Checkpoint) -> ChainSeen | None:
+    block = named_block(checkpoint)
+    return next((seen for seen in chain.confirmed if seen.block == block), None)
+
+
+def forged(checkpoint: Checkpoint, chance: Random, victim: Address) -> Checkpoint:
+    """One thing in it is another."""
+    rounds, lists, banned = checkpoint.rounds, checkpoint.lists, checkpoint.banned
+    last = rounds[-1]
+    forgeries = [
+        checkpoint.replace(rounds=rounds[1:] or (*rounds, last)),
+        checkpoint.replace(rounds=(*rounds[:-1], last.replace(commits=last.commits[::-1]))),
+        checkpoint.replace(rounds=(*rounds[:-1], last.replace(certificate=last.certificate.replace(view=63)))),
+        checkpoint.replace(lists=(*lists[:-1], lists[-1][1:] or (victim, *lists[-1]))),
+        checkpoint.replace(banned=banned[1:] if banned else (victim,)),
+    ]
+    return chance.choice(forgeries)
