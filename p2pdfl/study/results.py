@@ -166,7 +166,8 @@ def _percent(values: Sequence[float], of: Callable[[Sequence[float]], float]) ->
 
 
 def _expectation(study: Study, attack: Attack, audits: float, after: list[int], count: int) -> list[Text]:
-    """With one audit per round there is a formula to measure against."""
+    """With one audit per round there is a formula to measure against.  It counts audits: two rounds pass before the
+    first, and one until the last ban is in a head."""
     if math.ceil(audits * study.peers) != 1 or attack.behaviour == "none" or attack.every > 1 or not after:
         return []
     spread = quantiles(after, n=20)[-1] if len(after) > 1 else after[0]
@@ -175,7 +176,7 @@ def _expectation(study: Study, attack: Attack, audits: float, after: list[int], 
             f"expected rounds to catch all {study.byzantine} with one audit per round: "
             f"{rounds_to_catch(study.peers, study.byzantine):.1f}; measured with {attack.name}: {fmean(after):.1f} "
             f"(95 % within {spread:.0f}; {len(after)} of {count} runs caught all); "
-            f"bans by coin flips, as in BTARD's released code: {rounds_of_coin_flips(study.peers, study.byzantine):.1f}"
+            f"with bans by coin flips, as in BTARD's released code: {rounds_of_coin_flips(study.peers, study.byzantine):.1f}"
         )
     ]
 

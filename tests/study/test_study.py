@@ -61,7 +61,8 @@ def test_a_cell_gives_the_same_row_again(rows: dict[tuple[str, str, float], Row]
 
 def test_a_backdoor_has_a_success_rate() -> None:
     attack = Attack(behaviour="backdoor", factor=3)
-    study = STUDY.model_copy(update={"attacks": (attack,), "rules": ("mean",), "audits": (0.0,)})
+    task = STUDY.task.model_copy(update={"training_rounds": 15})
+    study = STUDY.model_copy(update={"attacks": (attack,), "rules": ("mean",), "audits": (0.0,), "task": task})
     (cell,) = cells(study)
     assert (run_cell(study, cell).backdoor_success or 0) > 0.5
 
