@@ -176,7 +176,8 @@ def _expectation(study: Study, attack: Attack, audits: float, after: list[int], 
             f"expected rounds to catch all {study.byzantine} with one audit per round: "
             f"{rounds_to_catch(study.peers, study.byzantine):.1f}; measured with {attack.name}: {fmean(after):.1f} "
             f"(95 % within {spread:.0f}; {len(after)} of {count} runs caught all); "
-            f"with bans by coin flips, as in BTARD's released code: {rounds_of_coin_flips(study.peers, study.byzantine):.1f}"
+            "with bans by coin flips, as in BTARD's released code: "
+            f"{rounds_of_coin_flips(study.peers, study.byzantine):.1f}"
         )
     ]
 

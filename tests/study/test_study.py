@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 from pathlib import Path
 from statistics import fmean
@@ -65,6 +66,14 @@ def test_a_backdoor_has_a_success_rate() -> None:
     study = STUDY.model_copy(update={"attacks": (attack,), "rules": ("mean",), "audits": (0.0,), "task": task})
     (cell,) = cells(study)
     assert (run_cell(study, cell).backdoor_success or 0) > 0.5
+
+
+def test_the_example_has_its_own_model_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
+    study = importlib.import_module("own_study").STUDY
+    row = run_cell(study, cells(study)[0])
+    assert row.attack == "none"
+    assert (row.accuracy or 0) > 0.8
 
 
 def test_several_processes_find_what_one_does(tmp_path: Path) -> None:
