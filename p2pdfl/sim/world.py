@@ -2,7 +2,7 @@
 
 The machines are the real ones, and so is all cryptography unless another `Sharing` is given.  Learning is a stand-in
 that only makes digests: an update is a hash of what would have been computed, so a replay finds every deviation.  One
-heap orders all events, one seeded generator draws latencies and entropy: the same seed gives the same bytes.
+agenda orders all events, one seeded generator draws latencies and entropy: the same seed gives the same bytes.
 
 A peer is a process: it performs the effects of one event before it takes the next, a write to disk takes its time, and
 a crash anywhere leaves what is on disk.  Nor are others' questions answered meanwhile.
@@ -101,6 +101,35 @@ CrashPoint = Literal["now", "before_write", "after_write"]
 """At once; or at the next envelope, before it is on disk, or between disk and network."""
 
 
+Entry = tuple[Callable[..., object], tuple[Any, ...]]
+
+
+class Agenda:
+    """What happens when: by time, and at the same time in the order in which it was put down."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, deque[Entry]] = {}
+        self._times_ms: list[int] = []
+        """A heap of the keys: far fewer than the entries, many of which fall on the same millisecond."""
+
+    def at(self, time_ms: int) -> deque[Entry]:
+        """To append to, or to take from the left."""
+        entries = self._entries.get(time_ms)
+        if entries is None:
+            entries = self._entries[time_ms] = deque()
+            heapq.heappush(self._times_ms, time_ms)
+        return entries
+
+    def next_ms(self) -> int | None:
+        while self._times_ms:
+            time_ms = self._times_ms[0]
+            if self._entries[time_ms]:
+                return time_ms
+            heapq.heappop(self._times_ms)
+            del self._entries[time_ms]
+        return None
+
+
 class Watcher(Protocol):
     """Told of everything that peers do (`check.Watch`)."""
 
@@ -125,7 +154,7 @@ class SimPeer:
     """How long one synced write takes."""
     chain_delay_ms: int = 0
     """Until it sees what the chain has confirmed, on top of the network's latency."""
-    wanted: dict[tuple[Address, Digest], WantUpdate] = field(default_factory=dict)
+    wanted: dict[Digest, dict[Address, WantUpdate]] = field(default_factory=dict)
     is_up: bool = True
     is_serving: bool = True
     """Whether others can pull update bytes from it."""
@@ -193,8 +222,7 @@ class World:
         """Of batch verification; apart, since what is verified together must not change what comes after."""
         self._sharing = sharing
         self.network = network or PlainNetwork(latency_ms=latency_ms, is_lost=is_lost)
-        self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
-        self._sequence = 0
+        self._agenda = Agenda()
         self._is_started = False
         self._new_disk = disk
         keys = [derive(self._random.randbytes(32)) for _ in range(peer_count)]
@@ -247,8 +275,7 @@ class World:
         return self._random.randbytes(count)
 
     def at(self, time_ms: int, action: Callable[..., object], *arguments: Any) -> None:
-        self._sequence += 1
-        heapq.heappush(self._heap, (time_ms, self._sequence, action, arguments))
+        self._agenda.at(time_ms).append((action, arguments))
 
     def run(self, *, until_ms: int, until: Callable[[], bool] = lambda: False) -> None:
         if not self._is_started:
@@ -256,12 +283,15 @@ class World:
             for index, peer in enumerate(self.peers):
                 if peer.is_up:
                     self._start(index)
-        heap = self._heap
-        while heap and not until():
-            if heap[0][0] > until_ms:
-                return
-            self.now_ms, _, action, arguments = heapq.heappop(heap)
-            action(*arguments)
+        agenda = self._agenda
+        while (next_ms := agenda.next_ms()) is not None and next_ms <= until_ms:
+            entries = agenda.at(next_ms)
+            while entries:
+                if until():
+                    return
+                self.now_ms = next_ms
+                action, arguments = entries.popleft()
+                action(*arguments)
 
     def kill(self, index: int) -> None:
         peer = self.peers[index]
@@ -364,15 +394,16 @@ class World:
     def _transmit(
         self, sender: int, receivers: Iterable[int], size: int, action: Callable[..., object], *arguments: Any
     ) -> None:
-        now_ms, network, chance, heap = self.now_ms, self.network, self._random, self._heap
+        now_ms, chance, at, delays_ms = self.now_ms, self._random, self._agenda.at, self.network.delays_ms
+        count = 0
         for receiver in receivers:
             if receiver == sender:
                 continue
-            self.message_count += 1
-            self.byte_count += size
-            for delay_ms in network.delays_ms(sender, receiver, now_ms, chance):
-                self._sequence += 1
-                heapq.heappush(heap, (now_ms + delay_ms, self._sequence, action, (receiver, *arguments)))
+            count += 1
+            for delay_ms in delays_ms(sender, receiver, now_ms, chance):
+                at(now_ms + delay_ms).append((action, (receiver, *arguments)))
+        self.message_count += count
+        self.byte_count += count * size
 
     def schedule_tick(self, index: int) -> None:
         peer = self.peers[index]
@@ -503,9 +534,8 @@ class World:
         if not peer.is_up:
             return
         peer.disk.put_body(update)
-        if peer.wanted:
-            for case in [case for case in peer.wanted if case[1] == update]:
-                self._want(index, peer.wanted.pop(case))
+        for want in peer.wanted.pop(update, {}).values():
+            self._want(index, want)
 
     def _want(self, index: int, want: WantUpdate) -> None:
         peer = self.peers[index]
@@ -514,7 +544,7 @@ class World:
             held = UpdateHeld(round=want.round, author=want.author, update=want.update, valid=valid)
             self._later(index, held, 1)
             return
-        peer.wanted[want.author, want.update] = want
+        peer.wanted.setdefault(want.update, {})[want.author] = want
         if want.fetch:
             for other, holder in enumerate(self.peers):
                 if not holder.is_up or not holder.is_serving or want.update not in holder.bodies:
