@@ -58,7 +58,7 @@ test: $(READY) ## all tests but those of test-long; ARGS='-m "not slow"' and the
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=,$(LONG_TESTS)) $(ARGS)
 
 .PHONY: test-long
-test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor, churn, partitions: minutes each
+test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor, churn, partitions, chain outages: minutes each
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(LONG_TESTS) $(ARGS)
 
 .PHONY: check

@@ -92,21 +92,35 @@ class Duties:
         ]
 
     async def _do(self, duty: Duty) -> None:
-        """When this member's turn comes, and unless another one has done it."""
+        """When this member's turn comes, and unless another one has done it.
+
+        Turns follow each other while it can be done: time in which the chain was out of reach, or an earlier anchor
+        missing, does not count.  Else all members' turns would have come, and each send, and pay for, the same."""
         turn_s = trio.current_time() + duty.delay_ms / 1000
+        blocked_since_s: float | None = None
         pause_s = params.CHAIN_RETRY_S
         refusals = 0
         try:
             while True:
+                asked_s = trio.current_time()
                 try:
                     if await self._ask(partial(self._is_done, duty)):
                         return
-                    if trio.current_time() >= turn_s and await self._ask(partial(self._is_ready, duty)):
-                        self._tell_sent(duty, await self._ask(partial(self._send, duty)))
-                        return
+                    if await self._ask(partial(self._is_ready, duty)):
+                        now_s = trio.current_time()
+                        turn_s += 0.0 if blocked_since_s is None else now_s - blocked_since_s
+                        blocked_since_s = None
+                        if now_s >= turn_s:
+                            self._tell_sent(duty, await self._ask(partial(self._send, duty)))
+                            return
+                    elif blocked_since_s is None:
+                        blocked_since_s = asked_s
+                    pause_s = params.CHAIN_RETRY_S
                     await trio.sleep(params.CHAIN_RETRY_S)
                     continue
                 except ChainUnreachable as error:
+                    if blocked_since_s is None:
+                        blocked_since_s = asked_s
                     self._tell_trouble(type(duty).__name__, error)
                 except ChainError as error:
                     # another member may have come first between the question and the sending: the next look tells

@@ -430,6 +430,7 @@ def _tell(event: str, fields: Mapping[str, Value]) -> None:
     """One line for a person about what matters to one."""
     text = {
         "round": "round {round}: accuracy {accuracy:.3f}, {updates} updates, {seconds:.1f} s",
+        "timers": "round {round}: the first leader has {view_ms} ms, by what the rounds before took",
         "accusation": "round {round}: {accuser} accuses {accused} of its update of round {audited_round}",
         "verdict": "round {round}: the jury finds {outcome}, {accused} accused by {accuser}",
         "equivocation": "round {round}: {member} signed twice in one slot",

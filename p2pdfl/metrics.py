@@ -62,6 +62,7 @@ class Metrics(Collector):
         self._journal = journal
         self._now: dict[str, int] = {}
         self._phase = ""
+        self._timer_level = 0
         self._last_round: dict[str, float] = {}
 
     def hear(self, event: str, fields: Mapping[str, Value]) -> None:
@@ -69,6 +70,8 @@ class Metrics(Collector):
         if event == "phase":
             self._phase = str(fields["phase"])
             self._now = {name: int(str(fields[name])) for name in ("round", "view")}
+        elif event == "timers":
+            self._timer_level = int(str(fields["level"]))
         elif event == "round":
             numbers = {name: fields[name] for name in ("accuracy", "seconds", "updates", "commits")}
             # a peer that catches up measures no accuracy
@@ -84,6 +87,11 @@ class Metrics(Collector):
             for name in PHASES:
                 phase.add_metric([name], float(name == self._phase))
             yield phase
+        yield GaugeMetricFamily(
+            "p2pdfl_timer_level",
+            "Doublings of the first leader's timer: 0 on a network as fast as the task expects.",
+            value=self._timer_level,
+        )
         for name, number in self._last_round.items():
             yield GaugeMetricFamily(f"p2pdfl_last_round_{name}", f"Of the last closed round: {name}.", value=number)
         yield _labelled(

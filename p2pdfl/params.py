@@ -54,6 +54,11 @@ GRACE_MS = 1_000
 VIEW_MS = 6_000
 """View 0's timer; doubles per view."""
 VIEW_DOUBLINGS_MAX = 6
+VIEW_LEVEL_MAX = 3
+"""Doublings of view 0's timer that a round takes over from the ones before (ADR 12): a first leader that is dead costs
+at most 8 times VIEW_MS, 48 s, and three more views reach the longest timer."""
+NEWEST_BLOCK_VIEWS = 2
+"""Views in which a leader names the newest chain block that it knows; later ones the parent head's (ADR 3)."""
 VIEWS_AHEAD_MAX = 8
 """Votes and proposals for views further ahead than this are not kept."""
 RESYNC_MS = 1_500
@@ -96,7 +101,9 @@ STALL_BLOCKS = 1_000
 CHAIN_POLL_MS = 500
 """Between looks at the registry while registration is open."""
 CHAIN_RETRY_S = 1.0
-CHAIN_RETRY_S_MAX = 60.0
+CHAIN_RETRY_S_MAX = 15.0
+"""So soon after an outage the chain is asked again, however long that was; it also bounds what a member asks of a chain
+that is out of reach, which costs the chain nothing."""
 CHAIN_WATCH_S = 10.0
 """Between looks at the registry while the rounds go on; late registrants are let into the network then."""
 CHAIN_THREADS_MAX = 8
@@ -111,3 +118,4 @@ CHAIN_SNAPSHOTS_MAX = 64
 assert EPOCH_ROUNDS_MIN >= 3, "next_members is fixed one round before the last and needs a round before that"
 assert VERDICT_SLASH_WEI <= EQUIVOCATION_SLASH_WEI <= DEPOSIT_WEI
 assert UPDATE_INLINE_BYTES_MAX <= PAYLOAD_BYTES_MAX
+assert VIEW_LEVEL_MAX <= VIEW_DOUBLINGS_MAX, "what is carried over is among the doublings, not on top of them"

@@ -67,6 +67,7 @@ async def test_counters_gauges_and_the_protocol_are_all_there(scene: Scene) -> N
     scene.counters["offence: malformed gossip"] = 4
     scene.journal.refused["seen before"] = 5
     scene.metrics.hear("phase", {"round": 6, "view": 1, "phase": "reveal"})
+    scene.metrics.hear("timers", {"round": 6, "level": 2, "view_ms": 4000})
     scene.metrics.hear("round", {"accuracy": 0.5, "seconds": 1.5, "updates": 4, "commits": 8, "head": "00"})
     seen = await scene.samples()
     assert (
@@ -82,6 +83,7 @@ async def test_counters_gauges_and_the_protocol_are_all_there(scene: Scene) -> N
             key("p2pdfl_protocol_refused_total", reason="seen before"): 5,
             key("p2pdfl_round"): 6,
             key("p2pdfl_view"): 1,
+            key("p2pdfl_timer_level"): 2,
             key("p2pdfl_phase", phase="reveal"): 1,
             key("p2pdfl_phase", phase="train"): 0,
             key("p2pdfl_last_round_accuracy"): 0.5,

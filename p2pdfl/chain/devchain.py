@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -41,6 +42,8 @@ class DevChain:
         self._evm = Evm()
         self._using_evm = threading.Lock()
         self._closing = threading.Event()
+        self.is_away = False
+        """Whether it hangs up on everybody."""
         self._servers = [_Server((HOST, port), self)]
         self._port = self._servers[0].server_port
         self.url = f"http://{HOST}:{self._port}"
@@ -66,6 +69,15 @@ class DevChain:
         self._servers.append(server)
         self._threads.append(thread)
         thread.start()
+
+    def go_away(self) -> None:
+        """Out of reach, while blocks are mined: every connection, old or new, is closed without an answer."""
+        self.is_away = True
+        for server in self._servers:
+            server.hang_up()
+
+    def come_back(self) -> None:
+        self.is_away = False
 
     def serve_forever(self) -> None:
         """Until `close` in another thread, or KeyboardInterrupt."""
@@ -126,10 +138,17 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], chain: DevChain) -> None:
         self.chain = chain
         self._free = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._open: set[socket.socket] = set()
         super().__init__(address, _Connection)
+
+    def hang_up(self) -> None:
+        for connection in list(self._open):
+            with suppress(OSError):  # closed meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False):
+            self._open.add(request)
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -138,6 +157,7 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._open.discard(request)
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -165,10 +185,11 @@ class _Connection(BaseHTTPRequestHandler):
             self._refuse(403, "not for browsers")
         else:
             body = self.rfile.read(int(length))
-            if len(body) < int(length) or self.server.chain.is_closing:
+            chain = self.server.chain
+            if len(body) < int(length) or chain.is_closing or chain.is_away:
                 self.close_connection = True
                 return
-            self._reply(200, self.server.chain.answer(body), "application/json")
+            self._reply(200, chain.answer(body), "application/json")
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass

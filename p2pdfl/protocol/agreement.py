@@ -5,6 +5,9 @@ certificate; a quorum of CLOSE(zero) is a skip certificate.  A member signs exac
 
 Safe: two quorums share 2q - n > f members, so a view with a certificate has no skip certificate, and every later
 proposal must begin at that head.
+
+Timers are each member's own: they double per view, and view 0's by a level that the rounds before have taught
+(`compute_level`, ADR 12).
 """
 
 from __future__ import annotations
@@ -63,9 +66,11 @@ class Agreement:
     epoch: EpochMembers
     round: Round
     view_ms: int
+    level: int = 0
+    """By how many doublings view 0's timer is longer than `view_ms`."""
     view: View = 0
-    started: bool = False
-    """Whether the timer of view 0 runs: from the end of this member's reveal phase."""
+    started_ms: int | None = None
+    """From when view 0's timer runs: the end of this member's reveal phase."""
     deadline_ms: int = 0
     """When the current view's timer runs out."""
     notarized_ms: int | None = None
@@ -73,13 +78,15 @@ class Agreement:
     notarizations: dict[View, Certificate] = field(default_factory=dict)
     skips: dict[View, Certificate] = field(default_factory=dict)
     certificate: Certificate | None = None
+    certified_ms: int = 0
+    """When this member saw the certificate."""
     notarize_signed: set[View] = field(default_factory=set)
     close_signed: set[View] = field(default_factory=set)
     _votes: dict[tuple[View, int, Digest], dict[MemberIndex, Signature]] = field(default_factory=dict)
 
     def start(self, now_ms: int) -> None:
-        if not self.started:
-            self.started = True
+        if self.started_ms is None:
+            self.started_ms = now_ms
             self.deadline_ms = now_ms + self._timer_ms(self.view)
 
     def add_vote(
@@ -107,6 +114,7 @@ class Agreement:
             self.skips.setdefault(certificate.view, certificate)
         elif self.certificate is None:
             self.certificate = certificate
+            self.certified_ms = now_ms
 
     def knows(self, certificate: Certificate) -> bool:
         """Whether this certificate, or one that says the same, is here already."""
@@ -125,17 +133,16 @@ class Agreement:
         """The CLOSE to sign now in the current view: a head, zero for skip, None for not yet."""
         if self.view in self.close_signed:
             return None
-        is_late = self.started and now_ms >= self.deadline_ms
+        is_late = self.started_ms is not None and now_ms >= self.deadline_ms
         if self.view in self.notarizations and not is_late:
             return self.notarizations[self.view].head
         return ZERO_DIGEST if is_late else None
 
     def advance(self, now_ms: int) -> bool:
         """Enters the next view if the rules allow it."""
-        if self.certificate is not None or not self.started:
+        if self.certificate is not None or self.started_ms is None:
             return False
-        close_timeout_ms = self._timer_ms(self.view)
-        is_stuck = self.notarized_ms is not None and now_ms >= self.notarized_ms + close_timeout_ms
+        is_stuck = self.notarized_ms is not None and now_ms >= self.notarized_ms + self._close_timeout_ms()
         if self.view not in self.skips and not is_stuck:
             return False
         # a member that leaves a view without having signed its CLOSE never signs it later
@@ -160,13 +167,37 @@ class Agreement:
         return None, tuple(reversed(skips))
 
     def deadlines_ms(self) -> list[int]:
-        times = [self.deadline_ms] if self.started else []
+        times = [self.deadline_ms] if self.started_ms is not None else []
         if self.notarized_ms is not None:
-            times.append(self.notarized_ms + self._timer_ms(self.view))
+            times.append(self.notarized_ms + self._close_timeout_ms())
         return times
 
+    def next_level(self) -> int:
+        """Once there is a certificate."""
+        # certified before its own timer began, as at a member whose phases ended last: none could have been too short
+        elapsed_ms = 0 if self.started_ms is None else self.certified_ms - self.started_ms
+        assert self.certificate is not None
+        return compute_level(self.level, view=self.certificate.view, elapsed_ms=elapsed_ms, timer_ms=self._timer_ms(0))
+
     def _timer_ms(self, view: View) -> int:
-        return self.view_ms << min(view, params.VIEW_DOUBLINGS_MAX)
+        return self.view_ms << min(self.level + view, params.VIEW_DOUBLINGS_MAX)
+
+    def _close_timeout_ms(self) -> int:
+        """Whatever the level: all members see a notarization at about the same time, and enter the next view so too."""
+        return self.view_ms << min(self.view, params.VIEW_DOUBLINGS_MAX)
+
+
+def compute_level(level: int, *, view: View, elapsed_ms: int, timer_ms: int) -> int:
+    """The next round's, after one that closed in this view; elapsed_ms: from the start of view 0's timer, which was
+    timer_ms, to the certificate."""
+    if view > 0:
+        level += view  # that view's timer worked
+    elif elapsed_ms >= timer_ms:
+        level += 1
+    elif 4 * elapsed_ms <= timer_ms:
+        # a quarter: half a timer is left even after it, so that the level does not go to and fro
+        level -= 1
+    return min(max(level, 0), params.VIEW_LEVEL_MAX)
 
 
 def is_justified(*, view: View, head: Digest, notarization: Certificate | None, skips: tuple[Certificate, ...]) -> bool:

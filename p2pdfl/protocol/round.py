@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
+from p2pdfl import params
 from p2pdfl.codec import digest_of
 from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.protocol.agreement import Agreement, is_certificate, is_justified
@@ -154,6 +155,8 @@ class OpenRound:
     """(contents, chain block) -> hash of the next epoch's list; None while that block is unknown here."""
     latest_block: Callable[[], Digest]
     """The newest confirmed chain block known here, at or after the parent head's."""
+    level: int = 0
+    """`Agreement.level`."""
     agreement: Agreement = field(init=False)
     phase: Phase = Phase.COMMIT
     was_late: bool = False
@@ -206,7 +209,9 @@ class OpenRound:
     """The first deadline after `progress` last ran: every one up to then has been acted on."""
 
     def __post_init__(self) -> None:
-        self.agreement = Agreement(epoch=self.context.epoch, round=self.context.round, view_ms=self.setup.task.view_ms)
+        self.agreement = Agreement(
+            epoch=self.context.epoch, round=self.context.round, view_ms=self.setup.task.view_ms, level=self.level
+        )
 
     # --- open: assign, train ---------------------------------------------------------------------------------------
 
@@ -501,7 +506,9 @@ class OpenRound:
         state = self.states.get(contents.updates)
         if state is None:
             return self._aggregate(contents.updates)
-        head = self._head(contents, state, self.latest_block())
+        # where the chain is out of reach, others may not be able to read this member's newest block
+        is_newest = view < params.NEWEST_BLOCK_VIEWS
+        head = self._head(contents, state, self.latest_block() if is_newest else self.context.chain_block)
         if head is None:
             return []
         self.proposed.add(view)

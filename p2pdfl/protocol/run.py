@@ -147,6 +147,8 @@ class Run:
         self._is_settled = False
         """Whether nothing more can be done until a packet is taken that matters, another event, or a deadline."""
         self._history_rounds = setup.history_rounds
+        self._level = 0
+        """`Agreement.level` of the open round."""
 
     # --- the door -----------------------------------------------------------------
 
@@ -513,6 +515,7 @@ class Run:
             docket=self.docket,
             next_list_hash=self._next_list_hash,
             latest_block=self._latest_block,
+            level=self._level,
         )
         effects: list[Effect] = [_notice("beacon", round=round, value=context.beacon.hex())]
         self._now.open(now_ms, is_followed=self._followed)
@@ -588,7 +591,15 @@ class Run:
         if context.round == self.setup.task.total_rounds - 1:
             self.is_finished = True
             return [*effects, Finished()]
+        effects += self._adapt_timers()
         return effects + self._open_round(context.round + 1, now_ms)
+
+    def _adapt_timers(self) -> list[Effect]:
+        """A round that was followed teaches nothing: when the others closed it cannot be told from here."""
+        if self._followed or (level := self._now.agreement.next_level()) == self._level:
+            return []
+        self._level = level
+        return [_notice("timers", round=self.round + 1, level=level, view_ms=self.setup.task.view_ms << level)]
 
     def _note_undelivered(self, named: Iterable[HeldCommit], contents: Contents, epoch: EpochMembers) -> None:
         revealed = {entry.member for entry in contents.updates}

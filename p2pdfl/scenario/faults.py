@@ -1,11 +1,11 @@
-"""When a peer is struck or the network is cut, and when it is over."""
+"""When a peer is struck, the network cut or the chain out of reach, and when it is over."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from p2pdfl.scenario.spec import Fault, Partition
+from p2pdfl.scenario.spec import ChainOutage, Fault, Partition
 
 
 class Step(Enum):
@@ -15,9 +15,9 @@ class Step(Enum):
 
 @dataclass(slots=True)
 class Span:
-    """One fault or partition as the run goes on."""
+    """One fault, partition or outage as the run goes on."""
 
-    what: Fault | Partition
+    what: Fault | Partition | ChainOutage
     delay_s: float = 0.0
     """From the round that it begins in."""
     due_s: float | None = None
@@ -63,14 +63,30 @@ class Strike(Span):
 
 
 @dataclass(slots=True)
-class Cut(Span):
-    """A partition, and what was closed before it and until its end by whoever got furthest."""
+class Break(Span):
+    """Of what all peers use, and what was closed before it and until its end by whoever got furthest."""
 
     closed_before: int = 0
     closed: int | None = None
     """Rounds closed while it lasted."""
 
+
+@dataclass(slots=True)
+class Cut(Break):
     @property
     def partition(self) -> Partition:
         assert isinstance(self.what, Partition)
         return self.what
+
+
+@dataclass(slots=True)
+class Outage(Break):
+    @property
+    def outage(self) -> ChainOutage:
+        assert isinstance(self.what, ChainOutage)
+        return self.what
+
+    @property
+    def rounds_closed(self) -> range:
+        """While it lasted."""
+        return range(self.closed_before, self.closed_before + (self.closed or 0))

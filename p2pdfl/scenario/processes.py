@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pdfl.scenario import namespaces
+from p2pdfl.scenario.spec import OutageKind
 from p2pdfl.task import Task
 
 STOP_S = 5.0
@@ -33,6 +34,9 @@ MEASURE_S = 120.0
 
 LAZY_IMPORTS = ("p2pdfl.joining", "torch._inductor.config", "sklearn.datasets")
 """What a peer, torch and the built-in data import on first use: seconds of processor time that each would spend."""
+
+_GO_AWAY, _COME_BACK = "go away", "come back"
+"""What the chain's process is told; a list names network namespaces to listen in."""
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -83,6 +87,7 @@ class ChainProcess:
         self._ours, theirs = context.Pipe()
         self._process = context.Process(name="devchain", target=_serve_chain, args=(theirs,), daemon=True)
         self._process.start()
+        self._stopped: Stopped | None = None
         theirs.close()
 
     def url(self) -> str:
@@ -93,18 +98,41 @@ class ChainProcess:
 
     def listen_in(self, network_namespaces: Sequence[str]) -> None:
         """The same url answers in those too.  Raises ProcessFailed."""
-        try:
-            self._ours.send(list(network_namespaces))
-        except OSError:
-            raise ProcessFailed("the embedded chain: its process has ended") from None
-        receive(self._ours, "the embedded chain, in the peers' network", CHAIN_LISTEN_S)
+        self._tell(list(network_namespaces))
+
+    def go_away(self, kind: OutageKind) -> None:
+        """Out of reach until `come_back`.  Raises ProcessFailed."""
+        if kind == "hang":
+            self._stopped = Stopped(self._process)
+        else:
+            self._tell(_GO_AWAY)
+
+    def come_back(self) -> None:
+        """Raises ProcessFailed."""
+        if not self._go_on():
+            self._tell(_COME_BACK)
 
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
     def stop(self) -> None:
+        self._go_on()
         self._ours.close()
         stop([self._process])
+
+    def _go_on(self) -> bool:
+        """Whether it was stopped."""
+        stopped, self._stopped = self._stopped, None
+        if stopped is not None:
+            stopped.go_on()
+        return stopped is not None
+
+    def _tell(self, what: list[str] | str) -> None:
+        try:
+            self._ours.send(what)
+        except OSError:
+            raise ProcessFailed("the embedded chain: its process has ended") from None
+        receive(self._ours, "the embedded chain", CHAIN_LISTEN_S)
 
 
 class Stopped:
@@ -175,9 +203,15 @@ def _serve_chain(answer: Connection) -> None:
         with devchain(port=0) as chain:
             answer.send(("ok", chain.url))
             while True:
-                for path in answer.recv():
-                    with namespaces.inside(path):
-                        chain.listen_here_too()
+                match answer.recv():
+                    case str(told) if told == _GO_AWAY:
+                        chain.go_away()
+                    case str():
+                        chain.come_back()
+                    case paths:
+                        for path in paths:
+                            with namespaces.inside(path):
+                                chain.listen_here_too()
                 answer.send(("ok", None))
     except EOFError:
         return  # the runner needs it no longer

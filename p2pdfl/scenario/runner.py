@@ -38,7 +38,7 @@ from p2pdfl.chain.rpc import ChainError
 from p2pdfl.keyfile import load_or_create
 from p2pdfl.scenario import ledger, network, report, spec
 from p2pdfl.scenario.events import EventTail, PeerRecord, read_result
-from p2pdfl.scenario.faults import Cut, Step, Strike
+from p2pdfl.scenario.faults import Cut, Outage, Step, Strike
 from p2pdfl.scenario.live import Display, display
 from p2pdfl.scenario.namespaces import Unavailable
 from p2pdfl.scenario.network import NetworkProcess
@@ -124,6 +124,8 @@ class _Run:
     forge: PeerForge = field(init=False)
     peers: list[_Peer] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
+    """In the order in which they come."""
     bootstrap: list[str] = field(default_factory=list)
     network: NetworkProcess | None = None
     problems: list[str] = field(default_factory=list)
@@ -131,6 +133,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.forge = PeerForge(self.peer_entry)
         self.cuts = [Cut(partition) for partition in self.scenario.partitions]
+        self.outages = [Outage(what) for what in sorted(self.scenario.chain_outages, key=lambda what: what.at_round)]
 
     def go(self) -> Summary:
         started_s = time.monotonic()
@@ -152,6 +155,7 @@ class _Run:
                 screen.say("interrupted; the peers are being stopped")
             self._stop_peers()
             self._read_what_is_left()
+            self._bring_the_chain_back(chain)
             wall_seconds = time.monotonic() - started_s
             named_blocks = self._keep_the_outcome()
             anchors, slashes = self._ask_the_chain(published, named_blocks)
@@ -165,6 +169,7 @@ class _Run:
             problems=self.problems,
             strikes={peer.record.name: peer.strike for peer in self.peers if peer.strike is not None},
             cuts=self.cuts,
+            outages=self.outages,
             network="loopback" if self.network is None else self.network.how,
         )
         report.write(self.directory, self.scenario, records, summary)
@@ -242,6 +247,7 @@ class _Run:
             for peer in self.peers:
                 moved |= self._follow(peer, screen)
             self._cut(screen)
+            self._interrupt_the_chain(chain, screen)
             now_s = time.monotonic()
             if moved:
                 moved_s = now_s
@@ -347,6 +353,27 @@ class _Run:
                 cut.closed = self._closed_rounds() - cut.closed_before
                 self.network.heal()
                 screen.say(f"the network is whole again; {cut.closed} rounds were closed while it was not")
+
+    def _interrupt_the_chain(self, chain: ChainProcess, screen: Display) -> None:
+        outage = next((outage for outage in self.outages if outage.ended_s is None), None)
+        if outage is None:
+            return
+        furthest = self._furthest_round()
+        step = outage.step(furthest, furthest or 0, time.monotonic())
+        if step is Step.BEGIN:
+            outage.closed_before = self._closed_rounds()
+            chain.go_away(outage.outage.kind)
+            does = "hangs" if outage.outage.kind == "hang" else "hangs up on everybody"
+            screen.say(f"the chain {does}; the peers are in round {furthest}")
+        elif step is Step.END:
+            outage.closed = self._closed_rounds() - outage.closed_before
+            chain.come_back()
+            screen.say(f"the chain is back; {outage.closed} rounds were closed without it")
+
+    def _bring_the_chain_back(self, chain: ChainProcess) -> None:
+        """From an outage that outlived the run: it is read after it."""
+        if any(outage.is_on for outage in self.outages):
+            chain.come_back()
 
     def _furthest_round(self, but: _Peer | None = None) -> int | None:
         rounds = [peer.record.round for peer in self.peers if peer is not but and peer.record.round is not None]

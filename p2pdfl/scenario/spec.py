@@ -52,6 +52,11 @@ peers = ["peer5", "peer6", "peer7"]
 at_round = 5            # when the first peer enters it
 seconds = 15
 
+[[chain_outages]]       # nobody reaches the chain; one after the other
+kind = "refuse"         # every connection is closed without an answer, or "hang": nothing answers, no block is mined
+at_round = 5            # when the first peer enters it
+seconds = 20            # or `rounds`
+
 [network]               # each peer in a network namespace of its own; needs root, else peers share loopback
 rate_mbit = 20          # of each peer's link, either way
 loss_percent = 1        # of the packets that a peer receives
@@ -75,6 +80,8 @@ from p2pdfl.task import Task, explain
 
 PEER_COUNT_MAX = 64
 """Processes on one machine, about 300 MB each."""
+
+OutageKind = Literal["refuse", "hang"]
 
 Evidence = Literal["guilty", "false", "objective", "equivocation"]
 """What a ban rests on: a verdict's outcome, or two envelopes in one slot."""
@@ -153,6 +160,16 @@ class Partition(_Span):
         return self
 
 
+class ChainOutage(_Span):
+    kind: OutageKind = "refuse"
+
+    @model_validator(mode="after")
+    def _lasts(self) -> ChainOutage:
+        if self.bounds != 1:
+            raise ValueError("a chain outage needs either seconds or rounds, after which the chain is back")
+        return self
+
+
 class Conditions(_Table):
     """Between peers; the chain is reached without them (see `network`)."""
 
@@ -183,6 +200,10 @@ class Expected(_Table):
     closed_while_cut_min: int | None = Field(default=None, ge=0)
     closed_while_cut_max: int | None = Field(default=None, ge=0)
     """Rounds that anybody closed during each partition."""
+    closed_in_outage_min: int | None = Field(default=None, ge=0)
+    """Rounds that anybody closed during each outage of the chain."""
+    anchored_s_max: float | None = Field(default=None, gt=0)
+    """From each outage's end until the epochs that ended in it, one at least, are anchored; not one before."""
     members_at_end: tuple[str, ...] | None = None
     """Whom the last epoch's list names."""
     all_commit_at_end: bool = False
@@ -200,6 +221,7 @@ class Scenario(_Table):
     byzantine: tuple[ByzantinePeer, ...] = ()
     faults: tuple[Fault, ...] = ()
     partitions: tuple[Partition, ...] = ()
+    chain_outages: tuple[ChainOutage, ...] = ()
     network: Conditions | None = None
     expected: Expected = Expected()
 
@@ -230,6 +252,10 @@ class Scenario(_Table):
             cut = self.names_of(partition)
             if len(cut) != len(partition.peers) or len(cut) == self.peers:
                 raise ValueError("partitions: names a peer twice, or all of them")
+        for outage in self.chain_outages:
+            if outage.at_round >= self.task.total_rounds:
+                last = self.task.total_rounds - 1
+                raise ValueError(f"chain_outages: round {outage.at_round} is after the last one, {last}")
         joining = [name for name, fault in self.faults_by_name.items() if fault.kind == "join"]
         if self.names[0] in joining:
             raise ValueError(f"faults: {self.names[0]} is the others' bootstrap and cannot join later")

@@ -13,8 +13,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from p2pdfl.scenario.events import SECONDS, Accusation, Ban, BeaconKnown, Lost, Members, PeerRecord, RoundClosed
-from p2pdfl.scenario.faults import Cut, Strike
+from p2pdfl.scenario.events import (
+    SECONDS,
+    Accusation,
+    AnchorSent,
+    Ban,
+    BeaconKnown,
+    Lost,
+    Members,
+    PeerRecord,
+    RoundClosed,
+)
+from p2pdfl.scenario.faults import Cut, Outage, Strike
 from p2pdfl.scenario.spec import Conditions, Scenario
 
 
@@ -102,6 +112,7 @@ def summarize(
     problems: Sequence[str] = (),
     strikes: Mapping[str, Strike] | None = None,
     cuts: Sequence[Cut] = (),
+    outages: Sequence[Outage] = (),
     network: str = "loopback",
 ) -> Summary:
     """problems: what went wrong with the run itself (a stall, an interruption); any makes it not ok."""
@@ -116,6 +127,7 @@ def summarize(
     expected = judge(scenario, records, anchors, slashes, problems=problems)
     expected += _judge_faults(scenario, peers)
     expected += _judge_cuts(scenario, cuts)
+    expected += _judge_outages(scenario, outages, honest)
     if scenario.expected.all_commit_at_end:
         last = closed.get(scenario.task.total_rounds - 1)
         expected.append(_equal("COMMITs in the last round", len(records), last.commits if last else None))
@@ -173,6 +185,8 @@ def judge(
         items.append(_at_least("honest peers that reached the end", count_min, len(finished)))
     anchors_min = scenario.task.epoch_count if expected.anchors_min is None else expected.anchors_min
     items.append(_at_least("anchored epochs", anchors_min, len(anchors)))
+    in_order = [row.epoch for row in anchors]
+    items.append(_equal("epochs in the order of their anchors, each once", list(range(len(anchors))), in_order))
 
     if expected.members_at_end is not None:
         items.append(
@@ -244,6 +258,36 @@ def _judge_cuts(scenario: Scenario, cuts: Sequence[Cut]) -> list[Expectation]:
             held = cut.closed is not None and cut.closed <= bound
             items.append(Expectation(what=what, expected=f"<= {bound}", seen=cut.closed, held=held))
     return items
+
+
+def _judge_outages(scenario: Scenario, outages: Sequence[Outage], honest: Sequence[PeerRecord]) -> list[Expectation]:
+    expected, items = scenario.expected, []
+    for number, outage in enumerate(outages):
+        which = "" if len(outages) == 1 else f" ({number + 1})"
+        if expected.closed_in_outage_min is not None:
+            what = f"rounds closed while the chain was out of reach{which}"
+            items.append(_at_least(what, expected.closed_in_outage_min, outage.closed))
+        if expected.anchored_s_max is not None:
+            bound, seen = expected.anchored_s_max, anchored_s(scenario, outage, honest)
+            held = bool(seen) and all(second is not None and 0 <= second <= bound for second in seen.values())
+            what = f"anchors of the epochs that ended in the outage{which}: epoch, seconds after it"
+            items.append(Expectation(what=what, expected=f"0 to {bound:g}", seen=seen, held=held))
+    return items
+
+
+def anchored_s(scenario: Scenario, outage: Outage, honest: Sequence[PeerRecord]) -> dict[int, float | None]:
+    """Seconds from the outage's end until the first told of its anchor, for each epoch that ended in it."""
+    found: dict[int, float | None] = {}
+    for epoch in range(scenario.task.epoch_count):
+        if outage.ended_s is not None and scenario.task.last_round_of(epoch) in outage.rounds_closed:
+            sent_s = [
+                record.start_s + line.ms / 1000
+                for record in honest
+                for line in record.all(AnchorSent)
+                if line.epoch == epoch
+            ]
+            found[epoch] = round(min(sent_s) - outage.ended_s, 3) if sent_s else None
+    return found
 
 
 def _judge_agreement(

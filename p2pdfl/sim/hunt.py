@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 from typing import get_args
 
+from p2pdfl import params
 from p2pdfl.behaviours import Behaviour
 from p2pdfl.crypto import pvss
 from p2pdfl.protocol.run import Run
@@ -50,14 +51,20 @@ class Case:
     def bound_ms(self) -> int:
         """Within which a calm network closes a round.
 
-        The phases; then one view after the other, each for its timer and once more for the close timeout: as many as
-        had gone by when it became calm, as the Byzantine can lead, and as many again to bring all into one view; half
-        as much for slow clocks; and a resync for each round that a peer is behind."""
+        The phases; then one view after the other, each for its timer, at the highest level that one may have brought
+        along, and for the close timeout: as many as had gone by when it became calm, at level 0, since any other makes
+        them fewer, as the Byzantine can lead, and as many again to bring all into one view; half as much for slow
+        clocks; and a resync for each round that a peer is behind."""
         task, byzantine = self.task, len(self.byzantine)
         views = ceil(log2(self.plan.calm_ms / task.view_ms + 1)) + 2 * byzantine + 4
-        timers_ms = sum(task.view_ms << min(view, 6) for view in range(views))
+        doublings = [
+            min(view + level, params.VIEW_DOUBLINGS_MAX)
+            for level in (0, params.VIEW_LEVEL_MAX)
+            for view in range(views)
+        ]
+        views_ms = sum(task.view_ms << doubled for doubled in doublings)
         phases_ms = task.commit_ms + task.reveal_ms + task.grace_ms
-        return 3 * (phases_ms + 2 * timers_ms) // 2 + 4 * task.total_rounds * task.resync_ms
+        return 3 * (phases_ms + views_ms) // 2 + 4 * task.total_rounds * task.resync_ms
 
 
 @dataclass(frozen=True, kw_only=True)

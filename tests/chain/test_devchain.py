@@ -114,6 +114,21 @@ def test_a_body_that_ends_early_is_dropped(chain: DevChain) -> None:
     assert call(chain, CHAIN_ID)["id"] == 7
 
 
+def test_who_is_away_hangs_up_on_connections_old_and_new_until_it_is_back(chain: DevChain) -> None:
+    body = json.dumps(CHAIN_ID).encode()
+    kept = http.client.HTTPConnection(*address(chain), timeout=5)
+    kept.request("POST", "/", body)
+    assert kept.getresponse().read()
+    chain.go_away()
+    try:
+        assert kept.sock.recv(1) == b""
+        assert raw_exchange(chain, b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)) == b""
+    finally:
+        kept.close()
+        chain.come_back()
+    assert call(chain, CHAIN_ID)["id"] == 7
+
+
 def test_it_listens_on_loopback_only(chain: DevChain) -> None:
     assert address(chain)[0] == "127.0.0.1"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pdfl import params
-from p2pdfl.protocol.agreement import Agreement, is_certificate, is_justified
+from p2pdfl.protocol.agreement import Agreement, compute_level, is_certificate, is_justified
 from p2pdfl.types import ZERO_DIGEST, Certificate, Digest, Kind
 
 from .members import DOMAIN, HEAD, OTHER, TASK, a_certificate, an_epoch
@@ -16,8 +16,8 @@ N, QUORUM = 4, 3
 VIEW_MS = 1_000
 
 
-def an_agreement() -> Agreement:
-    return Agreement(epoch=an_epoch(N), round=0, view_ms=VIEW_MS)
+def an_agreement(level: int = 0) -> Agreement:
+    return Agreement(epoch=an_epoch(N), round=0, view_ms=VIEW_MS, level=level)
 
 
 def vote(agreement: Agreement, kind: Kind, head: Digest, voters: list[int], *, view: int = 0, now_ms: int = 0) -> None:
@@ -209,16 +209,99 @@ def test_a_certified_round_opens_no_view() -> None:
     assert not agreement.advance(10**9)
 
 
-def test_timers_double_up_to_a_limit() -> None:
-    agreement = an_agreement()
+@pytest.mark.parametrize("level", range(params.VIEW_LEVEL_MAX + 1))
+def test_timers_double_from_their_level_up_to_a_limit(level: int) -> None:
+    agreement = an_agreement(level)
     agreement.start(0)
     timers = []
     for view in range(params.VIEW_DOUBLINGS_MAX + 3):
         timers.append(agreement.deadline_ms // VIEW_MS)
         agreement.add_certificate(a_certificate(N, Kind.CLOSE, ZERO_DIGEST, voters=[0, 1, 2], view=view), 0)
         assert agreement.advance(0)
-    assert timers[:4] == [1, 2, 4, 8]
-    assert set(timers[params.VIEW_DOUBLINGS_MAX :]) == {2**params.VIEW_DOUBLINGS_MAX}
+    assert timers[:3] == [1 << level, 2 << level, 4 << level]
+    assert set(timers[params.VIEW_DOUBLINGS_MAX - level :]) == {2**params.VIEW_DOUBLINGS_MAX}
+
+
+def test_members_of_all_levels_leave_a_notarized_view_together() -> None:
+    for level in range(params.VIEW_LEVEL_MAX + 1):
+        agreement = an_agreement(level)
+        agreement.start(0)
+        vote(agreement, Kind.NOTARIZE, HEAD, [0, 1, 2], now_ms=50)
+        assert 50 + VIEW_MS in agreement.deadlines_ms()
+        assert not agreement.advance(50 + VIEW_MS - 1)
+        assert agreement.advance(50 + VIEW_MS)
+
+
+# --- what a round teaches the next ---------------------------------------------------------------------------------
+
+
+LEVELS = st.integers(0, params.VIEW_LEVEL_MAX)
+
+
+def closed_level(level: int, *, view: int = 0, certified_ms: int, start_ms: int | None = 0) -> int:
+    """The next round's, at a member that sees the certificate of that view then."""
+    agreement = an_agreement(level)
+    if start_ms is not None:
+        agreement.start(start_ms)
+    vote(agreement, Kind.CLOSE, HEAD, [0, 1, 2], view=view, now_ms=certified_ms)
+    return agreement.next_level()
+
+
+@pytest.mark.parametrize(
+    ("level", "view", "certified_ms", "following"),
+    [
+        (0, 1, 9, 1),
+        (0, 2, 9 * VIEW_MS, 2),
+        (1, 1, 9 * VIEW_MS, 2),
+        (2, 20, 9 * VIEW_MS, params.VIEW_LEVEL_MAX),
+        (0, 0, VIEW_MS, 1),
+        (0, 0, VIEW_MS - 1, 0),
+        (2, 0, 4 * VIEW_MS, 3),
+        (2, 0, 4 * VIEW_MS - 1, 2),
+        (2, 0, VIEW_MS + 1, 2),
+        (2, 0, VIEW_MS, 1),
+        (0, 0, 1, 0),
+    ],
+)
+def test_skipped_views_raise_the_level_and_quick_rounds_lower_it(
+    level: int, view: int, certified_ms: int, following: int
+) -> None:
+    assert closed_level(level, view=view, certified_ms=certified_ms) == following
+
+
+def test_the_time_that_counts_is_that_of_the_views_alone() -> None:
+    assert closed_level(1, certified_ms=10**6 + 500, start_ms=10**6) == 0
+    assert closed_level(1, certified_ms=10**6 + 501, start_ms=10**6) == 1
+
+
+def test_who_sees_the_certificate_before_its_own_timer_runs_needs_no_longer_one() -> None:
+    assert closed_level(1, certified_ms=10**6, start_ms=None) == 0
+    assert closed_level(1, certified_ms=10, start_ms=20) == 0
+
+
+@given(level=LEVELS, view=st.integers(0, 100), elapsed_ms=st.integers(0, 10**7), timer_ms=st.integers(1, 10**6))
+def test_a_level_stays_within_its_bounds(level: int, view: int, elapsed_ms: int, timer_ms: int) -> None:
+    assert 0 <= compute_level(level, view=view, elapsed_ms=elapsed_ms, timer_ms=timer_ms) <= params.VIEW_LEVEL_MAX
+
+
+@given(level=LEVELS)
+def test_quick_rounds_bring_any_level_down(level: int) -> None:
+    for _ in range(params.VIEW_LEVEL_MAX):
+        level = compute_level(level, view=0, elapsed_ms=VIEW_MS // 4, timer_ms=VIEW_MS << level)
+    assert level == 0
+
+
+@given(level=LEVELS, notarized_ms=st.integers(1, VIEW_MS << params.VIEW_LEVEL_MAX), vote_ms=st.integers(0, 10**4))
+def test_a_steady_network_is_learnt_once_and_for_all(level: int, notarized_ms: int, vote_ms: int) -> None:
+    levels = []
+    for _ in range(4 * params.VIEW_LEVEL_MAX):
+        view = next(view for view in range(10) if VIEW_MS << (level + view) >= notarized_ms)
+        level = compute_level(
+            level, view=view, elapsed_ms=notarized_ms + min(vote_ms, notarized_ms), timer_ms=VIEW_MS << level
+        )
+        levels.append(level)
+    assert len(set(levels[2 * params.VIEW_LEVEL_MAX :])) == 1
+    assert VIEW_MS << level >= notarized_ms
 
 
 def test_views_within_reach_of_a_certificate_are_taken() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from p2pdfl.scenario.faults import Step, Strike
-from p2pdfl.scenario.spec import Fault
+from p2pdfl.scenario.faults import Outage, Step, Strike
+from p2pdfl.scenario.spec import ChainOutage, Fault
 
 
 def strike(kind: str, **lasts: Any) -> Strike:
@@ -58,3 +58,13 @@ def test_an_unplugging_ends_when_the_others_have_got_so_many_rounds_further() ->
     assert fault.step(4, 5, 0.0) is Step.BEGIN
     assert fault.step(4, 6, 1000.0) is None
     assert fault.step(4, 7, 1001.0) is Step.END
+
+
+def test_an_outage_knows_the_rounds_that_were_closed_in_it() -> None:
+    outage = Outage(ChainOutage(at_round=4, seconds=12))
+    assert outage.step(4, 4, 0.0) is Step.BEGIN
+    outage.closed_before = 4
+    assert list(outage.rounds_closed) == []
+    assert outage.step(9, 9, 12.0) is Step.END
+    outage.closed = 3
+    assert list(outage.rounds_closed) == [4, 5, 6]

@@ -1,4 +1,4 @@
-"""Members come and go, the network is cut: those of `make test-long`."""
+"""Members come and go, the network is cut, the chain is out of reach: those of `make test-long`."""
 
 from __future__ import annotations
 

@@ -30,9 +30,11 @@ def scenario_file(directory: Path, name: str) -> Path:
     return path
 
 
-def run(directory: Path, name: str) -> tuple[Summary, str]:
+def run(directory: Path, name: str, more: str = "") -> tuple[Summary, str]:
     console = Console(file=io.StringIO(), width=120)
-    summary = runner.run(scenario_file(directory, name), directory / "runs", peer_entry=ENTRY, console=console)
+    path = scenario_file(directory, name)
+    path.write_text(path.read_text() + more)
+    summary = runner.run(path, directory / "runs", peer_entry=ENTRY, console=console)
     assert isinstance(console.file, io.StringIO)
     return summary, console.file.getvalue()
 
@@ -152,6 +154,31 @@ def test_not_even_a_stopped_peer_outlives_a_runner_that_is_killed(
             os.sched_yield()
         process.kill()
         assert all(wait_for_end(pid, 10) for pid in pids)
+
+
+OUTAGE = '[[chain_outages]]\nkind = "{kind}"\nat_round = 0\nseconds = 600\n'
+
+
+@pytest.mark.parametrize(("kind", "does"), [("refuse", "hangs up on everybody"), ("hang", "hangs")])
+def test_a_chain_is_back_when_its_outage_outlives_the_run(kind: str, does: str, tmp_path: Path) -> None:
+    summary, output = run(tmp_path, "stall", OUTAGE.format(kind=kind))
+    assert f"the chain {does}; the peers are in round 0" in output
+    assert problems(summary) == ["nothing moved for 1 s"]
+
+
+def test_not_even_a_hanging_chain_outlives_a_runner_that_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path, monkeypatch, fault=OUTAGE.format(kind="hang")) as (process, _):
+        while not (stopped := [pid for pid in children(process) if is_stopped(pid)]):
+            os.sched_yield()
+        process.kill()
+        assert all(wait_for_end(pid, 10) for pid in stopped)
+
+
+def children(process: BaseProcess) -> list[int]:
+    threads = Path(f"/proc/{process.pid}/task").iterdir()
+    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
 
 
 def is_stopped(pid: int) -> bool:

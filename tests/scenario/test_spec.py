@@ -81,6 +81,18 @@ def test_a_cable_to_unplug_takes_a_network(tmp_path: Path) -> None:
     assert scenario_of(tmp_path, text).conditions == Conditions()
 
 
+def test_a_chain_is_out_of_reach_for_seconds_or_rounds_and_takes_no_network(tmp_path: Path) -> None:
+    start, end = TEXT.index("[network]"), TEXT.index("[expected]")
+    outages = (
+        '[[chain_outages]]\nat_round = 1\nseconds = 20\n[[chain_outages]]\nkind = "hang"\nat_round = 3\nrounds = 2\n'
+    )
+    scenario = scenario_of(tmp_path, TEXT[:start] + outages + TEXT[end:])
+    first, second = scenario.chain_outages
+    assert (first.kind, first.at_round, first.seconds) == ("refuse", 1, 20)
+    assert (second.kind, second.at_round, second.rounds) == ("hang", 3, 2)
+    assert scenario.conditions is None
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -104,6 +116,9 @@ def test_a_cable_to_unplug_takes_a_network(tmp_path: Path) -> None:
         ("[network]", "[[partitions]]\npeers = []\nat_round = 1\nrounds = 1\n\n[network]", r"partitions\.0\.peers"),
         ("[network]", "[[partitions]]\npeers = [0, 1, 2, 3]\nat_round = 1\nrounds = 1\n\n[network]", "or all of them"),
         ("[network]", '[[partitions]]\npeers = [1, "peer1"]\nat_round = 1\nrounds = 1\n\n[network]', "a peer twice"),
+        ("[network]", "[[chain_outages]]\nat_round = 1\n\n[network]", r"chain_outages\.0: .* either seconds or rounds"),
+        ("[network]", "[[chain_outages]]\nat_round = 9\nrounds = 1\n\n[network]", "round 9 is after the last one, 8"),
+        ("[network]", '[[chain_outages]]\nkind = "lie"\nat_round = 1\n\n[network]', r"chain_outages\.0\.kind"),
         ('kind = "kill"', 'kind = "stop"', r"faults\.0: .* either seconds or rounds"),
         ('kind = "kill"', 'kind = "unplug"\nseconds = 3\nrounds = 1', r"faults\.0: .* either seconds or rounds"),
         ('kind = "kill"', 'kind = "stop"\nseconds = 0', r"faults\.0\.seconds"),

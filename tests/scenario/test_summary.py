@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from p2pdfl.scenario.events import PeerRecord
-from p2pdfl.scenario.faults import Cut, Strike
-from p2pdfl.scenario.spec import Fault, Scenario
+from p2pdfl.scenario.faults import Cut, Outage, Strike
+from p2pdfl.scenario.spec import ChainOutage, Fault, Scenario
 from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, caught_up_s, noticed_s, summarize
 from scenario.runs import ADDRESSES, ANCHORS, ROUNDS, SLASHES, a_record, a_scenario, events_of, head, the_records
 
@@ -244,6 +244,53 @@ def test_rounds_closed_while_the_network_was_cut_are_judged(bound: dict[str, int
     cut = Cut(scenario.partitions[0], closed=2)
     summary = summarize(scenario, the_records(), ANCHORS, SLASHES, wall_seconds=1.0, cuts=[cut])
     assert failures(summary) == ([] if held else ["rounds closed while the network was cut"])
+
+
+def outage_failures(*told: tuple[float, int], closed: int = 6, **expected: Any) -> list[str]:
+    """Of an outage from 3 s to 9 s that began when round 3 was open; told: (second, epoch) of anchors."""
+    sent = {"event": "anchor", "round": 0, "head": head(0), "tx": "0x01"}
+    anchors = [{**sent, "ms": int(1000 * second), "epoch": epoch} for second, epoch in told]
+    records = [a_record(name, lambda events: [*events, *anchors]) for name in ADDRESSES]
+    for record in records:
+        record.start_s = START_S
+    outage = Outage(ChainOutage(at_round=3, seconds=6), began_s=START_S + 3, ended_s=START_S + 9, closed_before=3)
+    outage.closed = closed
+    return failures(summarize(a_scenario(**expected), records, ANCHORS, SLASHES, wall_seconds=1.0, outages=[outage]))
+
+
+UNREACHED = "rounds closed while the chain was out of reach"
+ANCHORED = "anchors of the epochs that ended in the outage: epoch, seconds after it"
+
+
+def test_rounds_closed_while_the_chain_was_out_of_reach_are_judged() -> None:
+    assert outage_failures(closed_in_outage_min=6) == []
+    assert outage_failures(closed_in_outage_min=7) == [UNREACHED]
+
+
+@pytest.mark.parametrize(
+    ("told", "held"),
+    [
+        (((9.5, 0), (12.0, 1)), True),
+        (((9.5, 0), (99.0, 0), (12.0, 1)), True),
+        (((9.5, 0), (15.0, 1)), False),
+        (((9.5, 0),), False),
+        (((8.5, 0), (12.0, 1)), False),
+    ],
+)
+def test_anchors_follow_soon_after_an_outage_and_none_comes_within_it(
+    told: tuple[tuple[float, int], ...], held: bool
+) -> None:
+    assert outage_failures(*told, anchored_s_max=5) == ([] if held else [ANCHORED])
+
+
+def test_an_outage_in_which_no_epoch_ended_shows_nothing() -> None:
+    assert outage_failures(closed=0, anchored_s_max=5) == [ANCHORED]
+
+
+def test_anchors_out_of_order_or_twice_are_noticed() -> None:
+    order = "epochs in the order of their anchors, each once"
+    assert failures(summary_of(anchors=ANCHORS[::-1])) == [order]
+    assert failures(summary_of(anchors=[*ANCHORS, ANCHORS[1]])) == [order]
 
 
 def test_who_is_a_member_in_the_end_is_judged() -> None:

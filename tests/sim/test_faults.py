@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from hashlib import sha256
 
 import pytest
 
+from p2pdfl.protocol.events import ChainSeen
 from p2pdfl.types import Kind
 
-from .runs import a_world, run_checked
+from .runs import a_world, leaders, run_checked
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +114,22 @@ def test_one_member_cut_off_follows_when_the_net_heals() -> None:
     assert world.peers[0].run.is_finished
     assert not world.peers[3].run.is_finished
     run_checked(world)
+
+
+def test_members_that_lose_the_chain_at_different_blocks_go_on_with_the_block_of_the_last_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = a_world(task={"training_rounds": 5, "epoch_rounds": 3})
+    monkeypatch.setattr(world, "_read_chain", lambda index, block: None)
+    for index in range(4):
+        block = sha256(b"seen by %d" % index).digest()
+        seen = ChainSeen(number=2 + index, block=block, registrations=world.registrations)
+        world.at(1, world.deliver, index, seen)
+    run_checked(world)
+    views = leaders(world)
+    choosing = {world.task.last_round_of(epoch) - 1 for epoch in range(world.task.epoch_count - 1)}
+    assert {round for round, view in views.items() if view == 2} == choosing
+    assert {closed.head.chain_block for closed in world.peers[0].closed.values()} == {world.genesis.closing_block}
 
 
 @pytest.mark.parametrize("peer_count", [1, 2, 3, 5, 7])
