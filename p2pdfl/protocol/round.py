@@ -465,7 +465,7 @@ class OpenRound:
                 outputs.append(Reveal(round=self.context.round, update=own))
         if self.phase is Phase.REVEAL:
             is_late = now_ms >= self.deadline_ms
-            is_waiting = any(member not in self.context.undelivered for member, _ in self.awaited)
+            is_waiting = self._is_waiting()
             if is_waiting and not is_late:
                 return outputs
             self.phase = Phase.PROPOSE
@@ -475,6 +475,15 @@ class OpenRound:
             self.agreement.start(self.propose_ms)
             outputs.append(self._notice("propose"))
         return outputs
+
+    def _is_waiting(self) -> bool:
+        return any(member not in self.context.undelivered for member, _ in self.awaited)
+
+    def is_waiting_for_updates(self) -> bool:
+        """Whether nothing follows from one update more."""
+        if self.known_heads or self.phase is Phase.PROPOSE:
+            return False
+        return self.phase is Phase.COMMIT or self._is_waiting()
 
     def _change_view(self, now_ms: int) -> list[Output]:
         outputs: list[Output] = []

@@ -161,10 +161,20 @@ class Run:
         if self.is_finished:
             return []
         effects = self._take_event(event, now_ms)
-        # most packets are votes, of which only the one that completes a quorum changes what can be done
-        if self._is_settled and isinstance(event, PacketReceived) and now_ms < self._now.due_ms:
+        if self._is_settled and self._is_one_of_many(event) and now_ms < self._now.due_ms:
             return effects
         return effects + self._settle(now_ms)
+
+    def _is_one_of_many(self, event: Event) -> bool:
+        """Whether it was taken and changes nothing that can be done, unless `_is_settled` has been unset: as most
+        votes, of which only the one that completes a quorum does, and most updates."""
+        match event:
+            case PacketReceived():
+                return True
+            case UpdateHeld():
+                return self._now.is_waiting_for_updates()
+            case _:
+                return False
 
     @property
     def round(self) -> Round:
