@@ -22,7 +22,7 @@ from p2pdfl.protocol import agreement, assignment, audit, evidence, history, per
 from p2pdfl.protocol import beacon as beacon_module
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
 from p2pdfl.protocol.sharing import Sharing
-from p2pdfl.sim import world
+from p2pdfl.sim import chain, world
 from p2pdfl.types import Digest, Entropy
 
 ENTRIES_MAX = 20_000
@@ -200,7 +200,7 @@ def installed() -> Iterator[None]:
     certificate_check = _certificate_check(agreement.is_certificate)
     context = _dealing_context(beacon_module.dealing_context)
     patches: list[tuple[Any, str, Any]] = [
-        *((module, "recover", recover) for module in (agreement, audit, evidence, run)),
+        *((module, "recover", recover) for module in (agreement, audit, chain, evidence, run)),
         (Signer, "sign", _sign(Signer.sign, signers)),
         (group, "multiply", _multiply),
         (run, "decode_payload", decode),

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
+from p2pdfl import params
 from p2pdfl.crypto import pvss
-from p2pdfl.crypto.envelope import Domain, Signer
+from p2pdfl.crypto.envelope import Domain, Signer, list_hash
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.protocol.events import (
     Aggregate,
@@ -54,13 +55,14 @@ from p2pdfl.protocol.events import (
     UpdateHeld,
     WantUpdate,
 )
+from p2pdfl.protocol.membership import select_members
 from p2pdfl.protocol.perform import check_commits
 from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import Genesis, LoadRound, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.protocol.sharing import Sharing
-from p2pdfl.sim.chain import Chain, Change
+from p2pdfl.sim.chain import Anchors, Chain, Change
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
 from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
@@ -70,6 +72,9 @@ from p2pdfl.types import Address, BlockNumber, Digest, Outcome, Packet, Registra
 
 ENVELOPE_BYTES = 200
 """Of a packet on the wire, beside its payload: envelope and signature."""
+CHAIN_RETRY_MS = round(1000 * params.CHAIN_RETRY_S)
+CHAIN = -1
+"""Whose lines in the log are the chain's."""
 UPDATE_STAND_IN_BYTES = 32
 """An update is its digest here."""
 
@@ -136,6 +141,7 @@ class Watcher(Protocol):
     def on_sent(self, index: int, packet: Packet) -> None: ...
     def on_closed(self, index: int, closed: Closed) -> None: ...
     def on_submitted(self, index: int, duty: SubmitAnchor | SubmitVerdict | SubmitEquivocation) -> None: ...
+    def on_anchored(self, anchor: SubmitAnchor) -> None: ...
     def on_notice(self, index: int, notice: Notice) -> None: ...
     def on_broken(self, index: int, error: Exception) -> None: ...
 
@@ -244,9 +250,19 @@ class World:
         self.genesis = genesis
         self.blocks = [ChainSeen(number=genesis.closing_number, block=genesis.closing_block, registrations=first)]
         """What the chain confirmed, oldest first."""
-        self.chain = Chain(confirmed=self.blocks)
         self.setup_domain = Domain(chain_id=1, contract=bytes(20))
         self._task_id = task.task_id()
+        anchors = Anchors(
+            task=self._task_id,
+            domain=self.setup_domain,
+            list_hash=list_hash(entry.address for entry in select_members(first, excluded=())),
+        )
+        self.anchors = anchors
+        self.chain = Chain(confirmed=self.blocks, anchors=anchors)
+        self.is_chain_reachable = True
+        """Nobody sees its blocks nor gets a transaction there while it is not; the chain goes on."""
+        self.idle: frozenset[int] = frozenset()
+        """Who leaves the anchors to the others."""
         self.peers: list[SimPeer] = []
         for index, key in enumerate(keys):
             run = self.make_run(key)
@@ -337,9 +353,23 @@ class World:
         """A block that some later one confirms."""
         for change in changes:
             self.chain.submit(change)
+        count = len(self.anchors.taken)
         seen = self.chain.mine()
-        if seen is not None:
+        for anchor in self.anchors.taken[count:]:
+            self.log.write(self.now_ms, CHAIN, f"anchored {anchor.head.epoch} {anchor.certificate.head.hex()}")
+            if self.watch is not None:
+                self.watch.on_anchored(anchor)
+        if seen is not None and self.is_chain_reachable:
             self._show(seen)
+
+    def mine_from_now_on(self, every_ms: int) -> None:
+        self.mine_on_top()
+        self.at(self.now_ms + every_ms, self.mine_from_now_on, every_ms)
+
+    def reach_chain(self, *, is_reachable: bool) -> None:
+        self.is_chain_reachable = is_reachable
+        if is_reachable:
+            self._show(self.blocks[-1])
 
     def is_finished(self) -> bool:
         return all(peer.run.is_finished for peer in self.peers if peer.is_up)
@@ -518,6 +548,8 @@ class World:
                 peer.submitted.append(effect)
                 if self.watch is not None:
                     self.watch.on_submitted(index, effect)
+                if isinstance(effect, SubmitAnchor) and index not in self.idle:
+                    self.at(self.now_ms + effect.delay_ms, self._anchor, index, peer.machine, effect)
             case Finished():
                 pass
 
@@ -589,15 +621,32 @@ class World:
             self._later(index, CertificateReceived(certificate=certificate), 20)
         self._later(index, Resynced(round=request.round), 20)
 
+    def _anchor(self, index: int, machine: Machine, duty: SubmitAnchor) -> None:
+        """As `duties.Duties`: once its turn has come, in order, unless another one has done it."""
+        peer = self.peers[index]
+        if peer.machine is not machine or not peer.is_up:
+            return
+        if self.is_chain_reachable:
+            next_epoch = len(self.anchors.taken)
+            if duty.head.epoch == next_epoch:
+                self.chain.submit(duty)
+            if duty.head.epoch <= next_epoch:
+                return
+        self.at(self.now_ms + CHAIN_RETRY_MS, self._anchor, index, machine, duty)
+
     def _confirm(self, seen: ChainSeen) -> None:
         self.blocks.append(seen)
         self._show(seen)
 
     def _show(self, seen: ChainSeen) -> None:
         for index, peer in enumerate(self.peers):
+            if peer.run.is_finished:
+                continue
             self._later(index, seen, peer.chain_delay_ms + self._random.randint(5, 40))
 
     def _read_chain(self, index: int, block: Digest) -> None:
+        if not self.is_chain_reachable:
+            return
         delay_ms = self.peers[index].chain_delay_ms + 5
         asked = [seen for seen in self.blocks[:-1] if seen.block == block]
         for seen in (*asked, self.blocks[-1]):
