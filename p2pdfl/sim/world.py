@@ -174,6 +174,8 @@ class SimPeer:
     sent: list[Packet] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     tick_at_ms: int | None = None
+    due_local_ms: int | None = None
+    """The deadline that was last looked at."""
     is_writing: bool = False
     todo: deque[Effect | SendTo] = field(default_factory=deque)
     inbox: deque[tuple[Event, str]] = field(default_factory=deque)
@@ -341,7 +343,7 @@ class World:
         peer.run = self.make_run(peer.keys, None if peer.is_store_lost else peer.disk.signed())
         peer.machine = self._wrap(index, peer.run)
         peer.wanted.clear()
-        peer.tick_at_ms = None
+        peer.tick_at_ms = peer.due_local_ms = None
         self._start(index)
 
     def mine(self, number: BlockNumber, registrations: tuple[Registration, ...]) -> None:
@@ -440,7 +442,12 @@ class World:
         if peer.run.is_finished or not peer.is_up:
             return
         local_ms = peer.clock.read_ms(self.now_ms)
-        due_ms = peer.clock.when_ms(peer.run.next_deadline_ms(local_ms), self.now_ms)
+        due_local_ms = peer.run.next_deadline_ms(local_ms)
+        is_waiting = peer.tick_at_ms is not None and peer.tick_at_ms > self.now_ms
+        if is_waiting and due_local_ms == peer.due_local_ms and peer.clock.is_steady:
+            return  # as after most events
+        peer.due_local_ms = due_local_ms
+        due_ms = peer.clock.when_ms(due_local_ms, self.now_ms)
         if peer.tick_at_ms is None or due_ms < peer.tick_at_ms or peer.tick_at_ms <= self.now_ms:
             peer.tick_at_ms = due_ms
             self.at(due_ms, self.deliver, index, _TICK, "tick")
