@@ -123,7 +123,7 @@ def test_after_the_calm_nothing_is_lost_and_everybody_is_up() -> None:
         ("share", 4, "the beacon is open"),
         ("slot", 3, "signed twice in a slot"),
         ("third", 1, "two heads can be certified"),
-        ("leak", 7, "fell silent though its disk is whole"),
+        ("leak", 20, "fell silent though its disk is whole"),
     ],
 )
 def test_a_planted_bug_is_found(plant: Plant, seed: int, found: str) -> None:
