@@ -56,7 +56,8 @@ class Wire(BaseModel):
         return value
 
     def to_array(self) -> tuple[Any, ...]:
-        return tuple(_plain(getattr(self, name)) for name in type(self).model_fields)
+        values = self.__dict__
+        return tuple([_plain(values[name]) for name in type(self).__pydantic_fields__])
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with some fields changed."""
@@ -64,10 +65,13 @@ class Wire(BaseModel):
 
 
 def _plain(value: Any) -> Any:
+    # most are bytes, and whether something is a Wire is slow to ask
+    if type(value) in (bytes, int):
+        return value
+    if isinstance(value, tuple):
+        return tuple([_plain(item) for item in value])
     if isinstance(value, Wire):
         return value.to_array()
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
     if isinstance(value, IntEnum):
         return int(value)
     return value
@@ -106,11 +110,6 @@ class Envelope(Wire):
     view: View
     kind: Annotated[int, Ge(1), Lt(7)]
     body: Digest
-
-
-class SignedEnvelope(Wire):
-    envelope: Envelope
-    signature: Signature
 
 
 class Packet(Wire):

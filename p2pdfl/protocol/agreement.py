@@ -82,7 +82,7 @@ class Agreement:
     """When this member saw the certificate."""
     notarize_signed: set[View] = field(default_factory=set)
     close_signed: set[View] = field(default_factory=set)
-    _votes: dict[tuple[View, Kind, Digest], dict[MemberIndex, Signature]] = field(default_factory=dict)
+    _votes: dict[tuple[View, int, Digest], dict[MemberIndex, Signature]] = field(default_factory=dict)
 
     def start(self, now_ms: int) -> None:
         if self.started_ms is None:
@@ -90,16 +90,19 @@ class Agreement:
             self.deadline_ms = now_ms + self._timer_ms(self.view)
 
     def add_vote(
-        self, *, kind: Kind, view: View, head: Digest, voter: MemberIndex, signature: Signature, now_ms: int
-    ) -> None:
+        self, *, kind: int, view: View, head: Digest, voter: MemberIndex, signature: Signature, now_ms: int
+    ) -> bool:
+        """Whether it completes a quorum; any other vote changes nothing that this member may do."""
         votes = self._votes.setdefault((view, kind, head), {})
         votes[voter] = signature
-        if len(votes) == self.epoch.quorum:
-            ballots = tuple(Ballot(member=member, signature=votes[member]) for member in sorted(votes))
-            self.add_certificate(
-                Certificate(epoch=self.epoch.epoch, round=self.round, view=view, kind=kind, head=head, ballots=ballots),
-                now_ms,
-            )
+        if len(votes) != self.epoch.quorum:
+            return False
+        ballots = tuple(Ballot(member=member, signature=votes[member]) for member in sorted(votes))
+        self.add_certificate(
+            Certificate(epoch=self.epoch.epoch, round=self.round, view=view, kind=kind, head=head, ballots=ballots),
+            now_ms,
+        )
+        return True
 
     def add_certificate(self, certificate: Certificate, now_ms: int) -> None:
         """The certificate's signatures have been verified."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 
 from p2pdfl.crypto import pvss
@@ -29,14 +30,15 @@ class FixedDealings:
     sharing: Sharing = pvss
 
     def share_context(self, holder: MemberIndex) -> bytes:
-        return pvss.share_context(
-            self.task,
-            self.round,
-            self.head,
-            self.holders.addresses[holder],
-            holder,
-            self.holders.count,
-            self.holders.threshold,
+        return self._share_contexts[holder]
+
+    @cached_property
+    def _share_contexts(self) -> tuple[bytes, ...]:
+        """[holder]: all of them are asked for, to verify what the holders send."""
+        holders = self.holders
+        return tuple(
+            pvss.share_context(self.task, self.round, self.head, address, holder, holders.count, holders.threshold)
+            for holder, address in enumerate(holders.addresses)
         )
 
     def recover(self, shares: Mapping[MemberIndex, Share]) -> Digest:

@@ -18,41 +18,44 @@ from p2pdfl.types import (
     MemberIndex,
     Packet,
     Round,
-    SignedEnvelope,
+    Signature,
 )
 
-Slot = tuple[int, int, int, MemberIndex]
-"""round, view, kind, signer."""
+Slot = tuple[int, int, MemberIndex]
+"""View, kind and signer, in a round."""
 
 
 @dataclass(slots=True)
 class SlotLedger:
     """Who bounds the views bounds its size: the slots of a round, and for each at most the bodies recorded."""
 
-    _signed: dict[Slot, list[SignedEnvelope]] = field(default_factory=dict)
+    _signed: dict[Round, dict[Slot, list[tuple[Envelope, Signature]]]] = field(default_factory=dict)
 
     def bodies(self, envelope: Envelope, signer: MemberIndex) -> tuple[Digest, ...]:
         """What the signer is known to have signed in this slot, first to last."""
-        return tuple(other.envelope.body for other in self._signed.get(_slot(envelope, signer), ()))
+        signed = self._signed.get(envelope.round, {}).get(_slot(envelope, signer))
+        return () if signed is None else tuple(other.body for other, _ in signed)
 
     def record(self, packet: Packet, signer: MemberIndex) -> EquivocationProof | None:
         """Takes a body not recorded before; the second one in its slot is an equivocation."""
-        signed = self._signed.setdefault(_slot(packet.envelope, signer), [])
-        signed.append(SignedEnvelope(envelope=packet.envelope, signature=packet.signature))
+        slots = self._signed.setdefault(packet.envelope.round, {})
+        signed = slots.setdefault(_slot(packet.envelope, signer), [])
+        signed.append((packet.envelope, packet.signature))
         return _prove(signer, signed[0], signed[1]) if len(signed) == 2 else None
 
     def forget_before(self, round: Round) -> None:
-        for slot in [slot for slot in self._signed if slot[0] < round]:
-            del self._signed[slot]
+        for old in [old for old in self._signed if old < round]:
+            del self._signed[old]
 
 
 def _slot(envelope: Envelope, signer: MemberIndex) -> Slot:
-    return (envelope.round, envelope.view, envelope.kind, signer)
+    return (envelope.view, envelope.kind, signer)
 
 
-def _prove(signer: MemberIndex, first: SignedEnvelope, second: SignedEnvelope) -> EquivocationProof:
-    low, high = sorted((first, second), key=lambda signed: signed.envelope.body)
-    envelope = low.envelope
+def _prove(
+    signer: MemberIndex, first: tuple[Envelope, Signature], second: tuple[Envelope, Signature]
+) -> EquivocationProof:
+    (envelope, signature_low), (high, signature_high) = sorted((first, second), key=lambda signed: signed[0].body)
     return EquivocationProof(
         entry=EquivocationEntry(
             member=signer,
@@ -60,11 +63,11 @@ def _prove(signer: MemberIndex, first: SignedEnvelope, second: SignedEnvelope) -
             round=envelope.round,
             view=envelope.view,
             kind=envelope.kind,
-            body_low=low.envelope.body,
-            body_high=high.envelope.body,
+            body_low=envelope.body,
+            body_high=high.body,
         ),
-        signature_low=low.signature,
-        signature_high=high.signature,
+        signature_low=signature_low,
+        signature_high=signature_high,
     )
 
 

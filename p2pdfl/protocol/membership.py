@@ -37,19 +37,19 @@ class EpochMembers:
     def list_hash(self) -> Digest:
         return list_hash(self.addresses)
 
-    @property
+    @cached_property
     def count(self) -> int:
         return len(self.members)
 
-    @property
+    @cached_property
     def quorum(self) -> int:
         return params.quorum(self.count)
 
-    @property
+    @cached_property
     def threshold(self) -> int:
         return params.threshold(self.count)
 
-    @property
+    @cached_property
     def jury(self) -> int:
         return params.jury(self.count)
 

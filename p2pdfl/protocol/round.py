@@ -136,12 +136,15 @@ class HeldCommit:
     member: MemberIndex
     commit: Commit
     packet: Packet
-    promised: UpdateEntry | None
+    promised: UpdateKey | None
     """The update that counts if its bytes come: committed by a trainer of this round."""
 
 
 CommitKey = tuple[MemberIndex, Digest]
 """Signer and body.  ATTACK: whoever signs a copy of another's payload has a COMMIT with the same body."""
+
+UpdateKey = tuple[MemberIndex, Digest]
+"""Author and digest.  ATTACK: another may commit the same digest, and under its header the bytes are invalid."""
 
 Output = Effect | Vote
 
@@ -175,14 +178,13 @@ class OpenRound:
     unchecked: dict[CommitKey, HeldCommit] = field(default_factory=dict)
     checking: dict[Digest, HeldCommit] = field(default_factory=dict)
     """The batch that is being verified, by body."""
-    held_updates: set[UpdateEntry] = field(default_factory=set)
-    """ATTACK: by author too, since another may commit the same digest, and under its header the bytes are invalid."""
-    bad_updates: set[UpdateEntry] = field(default_factory=set)
+    held_updates: set[UpdateKey] = field(default_factory=set)
+    bad_updates: set[UpdateKey] = field(default_factory=set)
     committed: set[MemberIndex] = field(default_factory=set)
     """Whose COMMIT is among `commits`."""
-    awaited: dict[UpdateEntry, None] = field(default_factory=dict)
+    awaited: dict[UpdateKey, None] = field(default_factory=dict)
     """Promised, and neither held nor bad yet; in the order of the COMMITs."""
-    unwanted: list[UpdateEntry] = field(default_factory=list)
+    unwanted: list[UpdateKey] = field(default_factory=list)
     """Those of the awaited that have not been asked for since the last resync."""
     states: dict[tuple[UpdateEntry, ...], Digest] = field(default_factory=dict)
     aggregating: set[tuple[UpdateEntry, ...]] = field(default_factory=set)
@@ -191,7 +193,7 @@ class OpenRound:
     known_heads: dict[Digest, Propose] = field(default_factory=dict)
     proposed: set[View] = field(default_factory=set)
     refused: set[tuple[View, Digest]] = field(default_factory=set)
-    required: tuple[frozenset[MemberIndex], frozenset[UpdateEntry]] | None = None
+    required: tuple[frozenset[MemberIndex], frozenset[UpdateKey]] | None = None
     """Members and updates that this member held at its own deadline; a fresh proposal must name them."""
 
     overdue: frozenset[Address] = frozenset()
@@ -208,8 +210,8 @@ class OpenRound:
     deadline_ms: int = 0
     propose_ms: int = 0
     resync_ms: int = 0
-    progressed_ms: int = -1
-    """When `progress` last ran: every deadline up to then has been acted on."""
+    due_ms: int = 0
+    """The first deadline after `progress` last ran: every one up to then has been acted on."""
 
     def __post_init__(self) -> None:
         self.agreement = Agreement(
@@ -274,25 +276,27 @@ class OpenRound:
         if (commit.share is None) != (self.context.fixed is None):
             raise Reject("commit: share missing or unasked for")
 
-    def on_commit(self, packet: Packet, commit: Commit, sender: MemberIndex, *, is_own: bool) -> None:
-        """is_own: this member signed it itself, which is more than that its key did."""
+    def on_commit(self, packet: Packet, commit: Commit, sender: MemberIndex, *, is_own: bool) -> bool:
+        """is_own: this member signed it itself, which is more than that its key did.
+        Returns whether anything follows before the batch that is being verified is done."""
         promised = None
         if self._is_trainer(sender) and commit.update != ZERO_DIGEST:
-            promised = UpdateEntry(member=sender, update=commit.update)
+            promised = (sender, commit.update)
         held = HeldCommit(sender, commit, packet, promised)
         if is_own:
             self._take_commit((sender, packet.envelope.body), held)
-        else:
-            self.unchecked[sender, packet.envelope.body] = held
+            return True
+        self.unchecked[sender, packet.envelope.body] = held
+        return not self.checking
 
     def _take_commit(self, key: CommitKey, held: HeldCommit) -> None:
         self.commits[key] = held
         self.committed.add(held.member)
-        entry = held.promised
-        if entry is None or entry in self.awaited or entry in self.held_updates or entry in self.bad_updates:
+        promised = held.promised
+        if promised is None or promised in self.awaited or self._has_come(promised):
             return
-        self.awaited[entry] = None
-        self.unwanted.append(entry)
+        self.awaited[promised] = None
+        self.unwanted.append(promised)
 
     def on_checked(self, checked: tuple[Digest, ...], invalid: frozenset[Digest]) -> list[MemberIndex]:
         """Returns the members whose COMMIT proved invalid: an objective fault."""
@@ -310,17 +314,21 @@ class OpenRound:
 
     def on_update(self, author: MemberIndex, update: Digest, *, valid: bool) -> bool:
         """Whether it is one that counts: committed by a trainer of this round."""
-        entry = UpdateEntry(member=author, update=update)
-        if entry not in self.awaited and entry not in self.held_updates and entry not in self.bad_updates:
+        key = (author, update)
+        if key not in self.awaited and not self._has_come(key):
             return False
-        self.awaited.pop(entry, None)
-        (self.held_updates if valid else self.bad_updates).add(entry)
+        self.awaited.pop(key, None)
+        (self.held_updates if valid else self.bad_updates).add(key)
         return True
+
+    def _has_come(self, key: UpdateKey) -> bool:
+        return key in self.held_updates or key in self.bad_updates
 
     # --- propose, notarize, close -----------------------------------------------------------------
 
     def check_view(self, view: View) -> None:
-        if view > self.agreement.view_max():
+        # most are for the view that this member is in, and looking further is slow
+        if view > self.agreement.view and view > self.agreement.view_max():
             raise Ignore("view far ahead")
 
     def needs(self, sender: MemberIndex, body: Digest, payload: Payload) -> bool:
@@ -358,10 +366,11 @@ class OpenRound:
         if isinstance(vote, Notarize) and vote.head == ZERO_DIGEST:
             raise Reject("notarize: no head")
 
-    def on_vote(self, packet: Packet, vote: Notarize | Close, sender: MemberIndex, now_ms: int) -> None:
+    def on_vote(self, packet: Packet, vote: Notarize | Close, sender: MemberIndex, now_ms: int) -> bool:
+        """Returns whether anything follows: it completes a quorum."""
         envelope = packet.envelope
-        self.agreement.add_vote(
-            kind=Kind(envelope.kind),
+        return self.agreement.add_vote(
+            kind=envelope.kind,
             view=envelope.view,
             head=vote.head,
             voter=sender,
@@ -384,12 +393,11 @@ class OpenRound:
 
     def progress(self, now_ms: int) -> list[Output]:
         """Everything this member can do now.  Call until it returns nothing: own votes are taken in between."""
-        self.progressed_ms = now_ms
         outputs: list[Output] = []
         outputs += self._commit(now_ms)
         outputs += self._check_commits()
         if self.unwanted:
-            outputs += [want for entry in self.unwanted if entry in self.awaited for want in self._want(entry)]
+            outputs += [want for key in self.unwanted if key in self.awaited for want in self._want(key)]
             self.unwanted.clear()
         outputs += self._end_phases(now_ms)
         outputs += self._change_view(now_ms)
@@ -397,7 +405,14 @@ class OpenRound:
         outputs += self._notarize()
         outputs += self._close_view(now_ms)
         outputs += self._resync(now_ms)
+        self.due_ms = self._next_due_ms(now_ms)
         return outputs
+
+    def hurry(self, resync_ms: int) -> None:
+        """To ask soon instead of at the next resync."""
+        if resync_ms < self.resync_ms:
+            self.resync_ms = resync_ms
+            self.due_ms = min(self.due_ms, resync_ms)
 
     def _commit(self, now_ms: int) -> list[Output]:
         if self.me is None or self.is_committed or self.dealing is None:
@@ -455,7 +470,7 @@ class OpenRound:
                 outputs.append(Reveal(round=self.context.round, update=own))
         if self.phase is Phase.REVEAL:
             is_late = now_ms >= self.deadline_ms
-            is_waiting = any(entry.member not in self.context.undelivered for entry in self.awaited)
+            is_waiting = self._is_waiting()
             if is_waiting and not is_late:
                 return outputs
             self.phase = Phase.PROPOSE
@@ -465,6 +480,15 @@ class OpenRound:
             self.agreement.start(self.propose_ms)
             outputs.append(self._notice("propose"))
         return outputs
+
+    def _is_waiting(self) -> bool:
+        return any(member not in self.context.undelivered for member, _ in self.awaited)
+
+    def is_waiting_for_updates(self) -> bool:
+        """Whether nothing follows from one update more."""
+        if self.known_heads or self.phase is Phase.PROPOSE:
+            return False
+        return self.phase is Phase.COMMIT or self._is_waiting()
 
     def _change_view(self, now_ms: int) -> list[Output]:
         outputs: list[Output] = []
@@ -577,14 +601,17 @@ class OpenRound:
         wanted = [] if self.phase is Phase.COMMIT else self.unwanted
         return [
             Resync(round=self.context.round),
-            *(output for entry in wanted for output in self._want(entry, fetch=True)),
+            *(output for key in wanted for output in self._want(key, fetch=True)),
         ]
 
     def next_deadline_ms(self, now_ms: int) -> int:
         """The next time at which a Tick may change something; now if that is overdue, as after a refused message."""
+        return max(now_ms, self.due_ms)
+
+    def _next_due_ms(self, now_ms: int) -> int:
         times = [self.resync_ms, self.begin_ms, self.train_deadline_ms, self.deadline_ms, self.propose_ms]
         times += self.agreement.deadlines_ms()
-        return max(now_ms, min(time for time in times if time > self.progressed_ms))
+        return min([time for time in times if time > now_ms])
 
     # --- parts -----------------------------------------------------------------
 
@@ -599,9 +626,9 @@ class OpenRound:
                 CommitEntry(member=member, body=chosen[member].packet.envelope.body) for member in sorted(chosen)
             ),
             updates=tuple(
-                entry
-                for entry in self._promised(chosen[member] for member in sorted(chosen))
-                if entry in self.held_updates
+                UpdateEntry(member=key[0], update=key[1])
+                for key in self._promised(chosen[member] for member in sorted(chosen))
+                if key in self.held_updates
             ),
             evidence=tuple(proof.entry for proof in equivocations),
             verdicts=tuple(proof.entry for proof in verdicts),
@@ -609,7 +636,7 @@ class OpenRound:
         )
         return contents, equivocations, verdicts
 
-    def _promised(self, commits: Iterable[HeldCommit]) -> Iterator[UpdateEntry]:
+    def _promised(self, commits: Iterable[HeldCommit]) -> Iterator[UpdateKey]:
         """The updates that count if their bytes come."""
         return (held.promised for held in commits if held.promised is not None)
 
@@ -656,7 +683,7 @@ class OpenRound:
         if not committed <= {member for member, _ in named}:
             return True
         promised = set(self._promised(self.commits[key] for key in named if key in self.commits))
-        if not promised & updates <= set(propose.contents.updates):
+        if not promised & updates <= _update_keys(propose.contents).keys():
             return True
         return not self.overdue <= self.docket.bans(propose.contents).keys()
 
@@ -669,12 +696,13 @@ class OpenRound:
             return None
         if any(key not in self.commits for key in keys):
             return self._once(Resync(round=context.round), ("commits", digest_of(contents)))
-        updates = set(contents.updates)
-        if not updates <= set(self._promised(self.commits[key] for key in keys)) or updates & self.bad_updates:
+        updates = _update_keys(contents)
+        promised = set(self._promised(self.commits[key] for key in keys))
+        if not updates.keys() <= promised or not self.bad_updates.isdisjoint(updates):
             return None
-        lacking = [entry for entry in contents.updates if entry not in self.held_updates]
+        lacking = [key for key in updates if key not in self.held_updates]
         if lacking:
-            return [output for entry in lacking for output in self._want(entry, fetch=True)]
+            return [output for key in lacking for output in self._want(key, fetch=True)]
         if contents.updates not in self.states:
             return self._aggregate(contents.updates)
         block = propose.head.chain_block
@@ -686,11 +714,12 @@ class OpenRound:
         """Whether this member computes the proposed head.  Call once nothing is missing for it."""
         contents = propose.contents
         keys = [(entry.member, entry.body) for entry in contents.commits]
-        if any(key not in self.commits for key in keys) or not self.held_updates.issuperset(contents.updates):
+        updates = _update_keys(contents)
+        if any(key not in self.commits for key in keys) or not self.held_updates.issuperset(updates):
             return False
         promised = set(self._promised(self.commits[key] for key in keys))
         return (
-            promised.issuperset(contents.updates)
+            promised.issuperset(updates)
             and self._head(contents, self.states[contents.updates], propose.head.chain_block) == propose.head
         )
 
@@ -720,11 +749,10 @@ class OpenRound:
         self.aggregating.add(updates)
         return [Aggregate(round=self.context.round, parent_state=self.context.parent_state, updates=updates)]
 
-    def _want(self, entry: UpdateEntry, *, fetch: bool = False) -> list[Output]:
-        want = WantUpdate(
-            round=self.context.round, author=self._address(entry.member), update=entry.update, fetch=fetch
-        )
-        return self._once(want, ("update", entry, fetch))
+    def _want(self, key: UpdateKey, *, fetch: bool = False) -> list[Output]:
+        member, update = key
+        want = WantUpdate(round=self.context.round, author=self._address(member), update=update, fetch=fetch)
+        return self._once(want, ("update", key, fetch))
 
     def _once(self, output: Output, key: tuple[object, ...]) -> list[Output]:
         if key in self.asked:
@@ -740,6 +768,11 @@ class OpenRound:
 
     def _notice(self, phase: str) -> Notice:
         return Notice(name="phase", fields={"round": self.context.round, "view": self.agreement.view, "phase": phase})
+
+
+def _update_keys(contents: Contents) -> dict[UpdateKey, None]:
+    """In the order of the contents."""
+    return {(entry.member, entry.update): None for entry in contents.updates}
 
 
 def _justification(propose: Propose) -> tuple[Certificate, ...]:

@@ -81,6 +81,8 @@ from p2pdfl.types import (
 
 OwnSlot = tuple[Round, View, Kind]
 
+_JURY_KINDS = (Kind.ACCUSE, Kind.JUDGE)
+
 LoadRound = Callable[[Round], tuple[tuple[Packet, ...], Certificate] | None]
 """A closed round from the store, for askers that are further behind than the history in memory."""
 
@@ -122,11 +124,15 @@ class Run:
         self._cases: dict[tuple[Round, Address], list[VerdictEntry]] = {}
         """(audited round, author) -> accusations that wait for this member's replay; the outcome is filled in."""
         self._replays: dict[tuple[Round, Address], Outcome] = {}
-        self._open: OpenRound | None = None
+        self._now: OpenRound
+        """Set by `start`, which comes first."""
         self._first_round = start.round
         self._followed = start.round > 0
         """Whether the open round was certified by a resync, not by votes that came here: this member is behind.  Who
         takes up a run in the middle has seen no vote of the round before."""
+        self._is_settled = False
+        """Whether nothing more can be done until a packet is taken that matters, another event, or a deadline."""
+        self._history_rounds = setup.history_rounds
         self._level = 0
         """`Agreement.level` of the open round."""
 
@@ -141,7 +147,20 @@ class Run:
         if self.is_finished:
             return []
         effects = self._take_event(event, now_ms)
+        if self._is_settled and self._is_one_of_many(event) and now_ms < self._now.due_ms:
+            return effects
         return effects + self._settle(now_ms)
+
+    def _is_one_of_many(self, event: Event) -> bool:
+        """Whether it was taken and changes nothing that can be done, unless `_is_settled` has been unset: as most
+        votes, of which only the one that completes a quorum does, and most updates."""
+        match event:
+            case PacketReceived():
+                return True
+            case UpdateHeld():
+                return self._now.is_waiting_for_updates()
+            case _:
+                return False
 
     @property
     def round(self) -> Round:
@@ -238,26 +257,32 @@ class Run:
         return []
 
     def _on_packet(self, packet: Packet, now_ms: int) -> list[Effect]:
-        envelope = packet.envelope
-        if envelope.task != self.setup.task_id:
+        envelope, setup, open_round = packet.envelope, self.setup, self.round
+        if envelope.task != setup.task_id:
             raise Reject("other task")
-        if envelope.round >= self.setup.task.total_rounds or envelope.epoch != self.setup.task.epoch_of(envelope.round):
-            raise Reject("epoch is not the round's")
-        if envelope.round < self.round - self.setup.history_rounds:
-            raise Ignore("round long closed")
         members = self.epochs.get(envelope.epoch)
+        if members is None:
+            is_of_epoch = envelope.round < setup.task.total_rounds and (
+                envelope.epoch == setup.task.epoch_of(envelope.round)
+            )
+        else:
+            is_of_epoch = members.first_round <= envelope.round <= members.last_round
+        if not is_of_epoch:
+            raise Reject("epoch is not the round's")
+        if envelope.round < open_round - self._history_rounds:
+            raise Ignore("round long closed")
         if members is None:
             self._hurry(now_ms)
             raise Ignore("epoch not known yet")
         try:
-            address = recover(self.setup.domain, envelope, packet.signature)
+            address = recover(setup.domain, envelope, packet.signature)
         except BadSignature:
             raise Reject("signature does not verify") from None
         sender = members.indices.get(address)
         if sender is None:
             raise Reject("signer is not a member")
-        if envelope.round > self.round:
-            if envelope.round > self.round + 1:
+        if envelope.round > open_round:
+            if envelope.round > open_round + 1:
                 self._hurry(now_ms)
             if not self._keep_early(packet, address):
                 raise Ignore("round not open yet")
@@ -300,19 +325,22 @@ class Run:
                 return self._record(packet, sender)
             raise
         effects = self._record(packet, sender)
-        if isinstance(payload, Accuse):
-            effects += self._on_accuse(packet, payload, sender, now_ms)
-            self._keep_for_jury(packet)
-        elif isinstance(payload, Judge):
-            effects += self._on_judge(packet, payload, sender)
-            self._keep_for_jury(packet)
+        if envelope.kind in _JURY_KINDS:
+            effects += self._take_for_jury(packet, payload, sender, now_ms)
         elif envelope.round == self.round:
             self._take_in_round(packet, payload, sender, now_ms)
         return effects
 
-    def _keep_for_jury(self, packet: Packet) -> None:
+    def _take_for_jury(self, packet: Packet, payload: Payload, sender: MemberIndex, now_ms: int) -> list[Effect]:
+        self._is_settled = False
+        if isinstance(payload, Accuse):
+            effects = self._on_accuse(packet, payload, sender, now_ms)
+        else:
+            assert isinstance(payload, Judge)
+            effects = self._on_judge(packet, payload, sender)
         self._jury_packets.setdefault(packet.envelope.round, []).append(packet)
         self._jury_heard.append(packet)
+        return effects
 
     def _check_slot(self, envelope: Envelope) -> None:
         """Bounds the slots that a member has in a round.  What is only too far ahead must be welcome later."""
@@ -334,21 +362,25 @@ class Run:
 
     def _check(self, envelope: Envelope, payload: Payload, sender: MemberIndex) -> None:
         """Raises Refusal for what is not worth taking."""
-        if isinstance(payload, Accuse | Judge):
+        if envelope.kind in _JURY_KINDS:
             if self.round > envelope.round + self.setup.task.verdict_rounds:
                 raise Ignore("case has lapsed")
             if isinstance(payload, Accuse):
                 self._check_accuse(envelope, payload, sender)
             else:
+                assert isinstance(payload, Judge)
                 self._check_judge(envelope, payload, sender)
         elif envelope.round == self.round:
             match payload:
+                # votes first, of which there are most
+                case Notarize() | Close():
+                    self._now.check_vote(payload)
                 case Commit():
                     self._now.check_commit(payload)
                 case Propose():
                     self._now.check_proposal(payload, envelope.view, sender)
-                case Notarize() | Close():
-                    self._now.check_vote(payload)
+                case Accuse() | Judge():
+                    raise AssertionError("for the jury")
                 case _:
                     assert_never(payload)
 
@@ -357,25 +389,30 @@ class Run:
         proof = self.docket.ledger.record(packet, sender)
         if proof is None:
             return []
+        self._is_settled = False
         self.docket.file_equivocation(proof)
         envelope = packet.envelope
         address = self.epochs[envelope.epoch].addresses[sender]
         return [_notice("equivocation", round=envelope.round, member=_hex(address), kind=envelope.kind)]
 
-    def _take_in_round(
-        self, packet: Packet, payload: Commit | Propose | Notarize | Close, sender: MemberIndex, now_ms: int
-    ) -> None:
+    def _take_in_round(self, packet: Packet, payload: Payload, sender: MemberIndex, now_ms: int) -> None:
+        now = self._now
         match payload:
+            case Notarize() | Close():
+                matters = now.on_vote(packet, payload, sender, now_ms)
             case Commit():
                 is_own = sender == self.me and self._signed.get(_own_slot(packet)) == packet
-                self._now.on_commit(packet, payload, sender, is_own=is_own)
+                matters = now.on_commit(packet, payload, sender, is_own=is_own)
             case Propose():
-                self._now.on_propose(payload, packet.envelope.view, now_ms)
-            case Notarize() | Close():
-                self._now.on_vote(packet, payload, sender, now_ms)
+                now.on_propose(payload, packet.envelope.view, now_ms)
+                matters = True
+            case Accuse() | Judge():
+                raise AssertionError("for the jury")
             case _:
                 assert_never(payload)
-        self._now.packets.append(packet)
+        if matters:
+            self._is_settled = False
+        now.packets.append(packet)
 
     def _on_chain(self, event: ChainSeen) -> None:
         self._chain[event.block] = ChainSnapshot(number=event.number, registrations=event.registrations)
@@ -405,6 +442,7 @@ class Run:
                 continue
             decided = self._now.decided()
             if isinstance(decided, list):
+                self._is_settled = True
                 return effects + [output for output in decided if not isinstance(output, Vote)]
             effects += self._close_round(*decided, now_ms)
         return effects
@@ -446,11 +484,6 @@ class Run:
 
     # --- rounds -----------------------------------------------------------------
 
-    @property
-    def _now(self) -> OpenRound:
-        assert self._open is not None, "start() comes first"
-        return self._open
-
     def _open_round(self, round: Round, now_ms: int) -> list[Effect]:
         setup = self.setup
         context = compute_context(
@@ -471,7 +504,7 @@ class Run:
         me = epoch.indices.get(setup.address)
         if self._signs_from is None and round == epoch.first_round and round > 0 and not self._followed:
             self._signs_from = round
-        self._open = OpenRound(
+        self._now = OpenRound(
             context=context,
             setup=setup,
             me=me,
@@ -481,7 +514,7 @@ class Run:
             level=self._level,
         )
         effects: list[Effect] = [_notice("beacon", round=round, value=context.beacon.hex())]
-        self._open.open(now_ms, is_followed=self._followed)
+        self._now.open(now_ms, is_followed=self._followed)
         self._followed = False
         early, self._early = self._early, {}
         for address, packets in early.items():
@@ -504,7 +537,11 @@ class Run:
         named = [now.commits[entry.member, entry.body] for entry in contents.commits]
         packets = (
             *(held.packet for held in named),
-            *(packet for packet in now.packets if _is_proposal_of(packet, propose)),
+            *(
+                packet
+                for packet in now.packets
+                if packet.envelope.kind == Kind.PROPOSE and _is_proposal_of(packet, propose)
+            ),
         )
         closed = ClosedRound(
             round=context.round,
@@ -572,7 +609,7 @@ class Run:
 
     def _forget(self, round: Round) -> None:
         """Keeps what an audit, its verdict and a resync of the last rounds can still ask about."""
-        oldest = round - self.setup.history_rounds
+        oldest = round - self._history_rounds
         rounds: list[dict[Round, object]] = [self._history, self._beacons, self._jury_packets]  # type: ignore[list-item]
         for kept in rounds:
             for old in [old for old in kept if old < oldest]:
@@ -599,7 +636,7 @@ class Run:
 
     def _hurry(self, now_ms: int) -> None:
         """Others are ahead: ask soon instead of at the next resync."""
-        self._now.resync_ms = min(self._now.resync_ms, now_ms + params.HURRY_MS)
+        self._now.hurry(now_ms + params.HURRY_MS)
 
     # --- epochs -----------------------------------------------------------------
 
@@ -812,8 +849,6 @@ def _own_slot(packet: Packet) -> OwnSlot:
 
 
 def _is_proposal_of(packet: Packet, propose: Propose) -> bool:
-    if packet.envelope.kind != Kind.PROPOSE:
-        return False
     payload: Payload = decode_payload(packet)
     return isinstance(payload, Propose) and payload.head == propose.head
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     hunt = commands.add_parser("hunt", help="many seeds, until one breaks something")
     hunt.add_argument("--minutes", type=float, help="how long; without it, all of --seeds")
     hunt.add_argument("--seeds", type=_seed_range, help="FROM:UNTIL; without it, new ones")
-    hunt.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
+    hunt.add_argument("--processes", type=int, default=multiprocessing.cpu_count(), help="what is found is the same")
     hunt.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     for each in (replay, hunt):
         each.add_argument("--peers", type=int, help="4 to 16, drawn from the seed if not given")
@@ -109,21 +110,29 @@ def _hunt(options: argparse.Namespace) -> int:
     # new seeds come from the system here, at the door, and nowhere else
     seeds: Iterable[int] = options.seeds or count(secrets.randbits(FRESH_SEED_BITS))
     tally = _Tally(options)
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for result in pool.imap_unordered(run, _until(deadline_s, seeds), chunksize=SEEDS_PER_TASK):
-            tally.take(result)
-            if (result.violations and not options.keep_going) or (deadline_s and time.monotonic() > deadline_s):
-                pool.terminate()
-                break
+    try:
+        with _results(run, seeds, options.processes) as results:
+            for result in results:
+                tally.take(result)
+                if result.violations and not options.keep_going:
+                    break
+                if deadline_s is not None and time.monotonic() > deadline_s:
+                    break
+    except KeyboardInterrupt:
+        print(f"stopped {tally.place()}")
     return tally.report()
 
 
-def _until(deadline_s: float | None, seeds: Iterable[int]) -> Iterator[int]:
-    for seed in seeds:
-        if deadline_s is not None and time.monotonic() > deadline_s:
-            return
-        # the pool takes as many as it gets: no further ahead than what is worked on
-        yield seed
+@contextmanager
+def _results(run: Callable[[int], Result], seeds: Iterable[int], processes: int) -> Iterator[Iterator[Result]]:
+    """In the order of the seeds, however many work on them: so the first violation is the same one."""
+    if processes == 1:
+        yield map(run, seeds)
+        return
+    # Ctrl-C goes to the whole group; the pool is ended from here
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(processes, initializer=signal.signal, initargs=ignore) as pool:
+        yield pool.imap(run, seeds, chunksize=SEEDS_PER_TASK)
 
 
 class _Tally:
@@ -136,9 +145,11 @@ class _Tally:
         self._out_of_bounds = 0
         self._views: Counter[int] = Counter()
         self._failures: list[int] = []
+        self._last: int | None = None
 
     def take(self, result: Result) -> None:
         self._seeds += 1
+        self._last = result.seed
         self._events += result.events
         self._rounds += result.rounds
         self._views.update(result.views)
@@ -165,10 +176,14 @@ class _Tally:
         print("no violation")
         return 0
 
+    def place(self) -> str:
+        return "before the first seed was done" if self._last is None else f"after seed {self._last}"
+
     def _summary(self) -> str:
         minutes = (time.monotonic() - self._start_s) / 60
         rate = self._seeds / minutes if minutes > 0 else 0.0
-        return f"{self._seeds} seeds, {self._rounds} rounds, {self._events} events, {rate:.0f} seeds/min"
+        seeds = f"{self._seeds} seeds" + ("" if self._last is None else f" up to {self._last}")
+        return f"{seeds}, {self._rounds} rounds, {self._events} events, {rate:.0f} seeds/min"
 
     def _command(self, seed: int) -> str:
         options = self._options

@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from p2pdfl import params
 from p2pdfl.codec import decode_payload
+from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.params import quorum, threshold
 from p2pdfl.protocol.audit import loser
 from p2pdfl.protocol.events import Closed, Notice, SubmitAnchor, SubmitEquivocation, SubmitVerdict
@@ -79,7 +81,9 @@ class Watch:
                    disk, and none falls silent whose disk is whole
     Blame          nobody honest accuses, judges guilty, bans or has slashed somebody honest
     Beacon         shares for a head that is not certified are fewer than the threshold, those of the Byzantine counted
-    Liveness       once the network is calm, every honest member that is up closes a round within `bound_ms`
+    Chain          each epoch is anchored once, in order, with the head that its last round closed with
+    Liveness       once the network is calm, every honest member that is up closes a round within `bound_ms`, and once
+                   all have closed the last one, all epochs get on chain
     """
 
     world: World
@@ -103,6 +107,7 @@ class Watch:
     _shares: dict[tuple[Round, Digest], set[int]] = field(default_factory=dict)
     _closed: dict[Round, tuple[Digest, Digest]] = field(default_factory=dict)
     _epochs: dict[int, frozenset[Address]] = field(default_factory=dict)
+    _anchored_count: int = 0
     _progress_ms: dict[int, int] = field(default_factory=dict)
     _honest: dict[Address, int] = field(init=False)
 
@@ -115,6 +120,10 @@ class Watch:
     @property
     def is_over(self) -> bool:
         return bool(self.violations) or self.out_of_bounds is not None
+
+    @property
+    def is_chain_done(self) -> bool:
+        return self._anchored_count == self.world.task.epoch_count
 
     # --- what peers do ---------------------------------------------------------------
 
@@ -166,6 +175,15 @@ class Watch:
                 pass
         if accused in self._honest:
             self._violated(f"peer{index} has the honest peer{self._honest[accused]} slashed: {type(duty).__name__}")
+
+    def on_anchored(self, anchor: SubmitAnchor) -> None:
+        head, task = anchor.head, self.world.task
+        if head.epoch != self._anchored_count:
+            self._violated(f"epoch {head.epoch} is anchored, and it is the turn of {self._anchored_count}")
+        self._anchored_count = head.epoch + 1
+        closed = self._closed.get(head.round)
+        if head.round != task.last_round_of(head.epoch) or closed is None or closed[0] != head_digest(head):
+            self._violated(f"epoch {head.epoch} is anchored with another head than its last round closed with")
 
     def on_notice(self, index: int, notice: Notice) -> None:
         if index in self.byzantine or notice.name != "members":
@@ -229,6 +247,7 @@ class Watch:
         if self.is_over:
             return
         world.at(world.now_ms + self.bound_ms // 4, self._check_progress)
+        self._check_anchors()
         for index in sorted(self._honest.values()):
             peer = world.peers[index]
             since_ms = max(self.calm_ms, self._progress_ms.get(index, 0))
@@ -239,6 +258,16 @@ class Watch:
                 self._violated(
                     f"peer{index} is in round {peer.run.round} since {since_ms} ms, for more than {self.bound_ms} ms"
                 )
+
+    def _check_anchors(self) -> None:
+        """Every member may have to wait for all before it in the leader order."""
+        world = self.world
+        up = [index for index in self._honest.values() if world.peers[index].is_up]
+        if self.is_chain_done or not all(world.peers[index].run.is_finished for index in up):
+            return
+        since_ms = max(self.calm_ms, *(self._progress_ms.get(index, 0) for index in up))
+        if world.now_ms - since_ms > self.bound_ms + params.ANCHOR_STAGGER_MS * len(world.peers):
+            self._violated(f"epoch {self._anchored_count} is not anchored, and all have finished at {since_ms} ms")
 
     def _can_go_on(self, index: int) -> bool:
         """Whether the epoch that it is in has a quorum of honest members that sign."""

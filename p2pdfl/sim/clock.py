@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +13,12 @@ class Clock:
     jumps: tuple[tuple[int, int], ...] = ()
     """(at, by), in true milliseconds."""
 
+    @cached_property
+    def is_steady(self) -> bool:
+        return not self.jumps and self.rate_permille == 1000
+
     def read_ms(self, true_ms: int) -> int:
-        if not self.jumps and self.rate_permille == 1000:
+        if self.is_steady:
             return true_ms + self.offset_ms
         jumped = sum(by_ms for at_ms, by_ms in self.jumps if at_ms <= true_ms)
         return self.offset_ms + true_ms * self.rate_permille // 1000 + jumped

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.network import Cut, FaultyNetwork
@@ -12,6 +13,7 @@ from p2pdfl.sim.world import CrashPoint, World
 from p2pdfl.types import Registration
 
 CALM_LATENCY_MS = (5, 40)
+CALM_BLOCK_MS = 1_000
 LOCAL_MS_MAX = 10_000_000
 """Where a monotonic clock may stand when a peer starts."""
 
@@ -34,9 +36,13 @@ class Plan:
     clocks: tuple[Clock, ...]
     train_ms: tuple[int, ...]
     disk_ms: tuple[int, ...]
+    stalls: Mapping[int, int]
+    """peer -> how long a write takes it until the calm, instead of `disk_ms`."""
     chain_delay_ms: tuple[int, ...]
     crashes: tuple[Crash, ...]
     blocks_ms: tuple[int, ...]
+    outage_ms: tuple[int, int] | None
+    """From when until when nobody reaches the chain."""
     reorganizations: tuple[tuple[int, int], ...]
     """(at, depth)"""
     exits: tuple[tuple[int, int], ...]
@@ -58,11 +64,19 @@ class Plan:
             peer.chain_delay_ms = self.chain_delay_ms[index]
             for at_ms, _ in peer.clock.jumps:
                 world.at(at_ms, world.schedule_tick, index)
+        for index, disk_ms in self.stalls.items():
+            peer = world.peers[index]
+            world.at(self.calm_ms, setattr, peer, "disk_ms", peer.disk_ms)
+            peer.disk_ms = disk_ms
         for crash in self.crashes:
             world.at(crash.at_ms, _crash, world, crash)
             world.at(crash.at_ms + crash.down_ms, _restart, world, crash)
         for at_ms in self.blocks_ms:
             world.at(at_ms, world.mine_on_top)
+        world.at(2 * self.calm_ms, world.mine_from_now_on, CALM_BLOCK_MS)
+        if self.outage_ms is not None:
+            for at_ms, is_reachable in zip(self.outage_ms, (False, True), strict=True):
+                world.at(at_ms, partial(world.reach_chain, is_reachable=is_reachable))
         for at_ms, depth in self.reorganizations:
             world.at(at_ms, world.chain.reorganize, depth)
         for at_ms, leaver in self.exits:
@@ -125,6 +139,10 @@ def draw_plan(
     crashes = _draw_crashes(draw, [index for index in honest if index not in amnesiacs], calm_ms, has)
     for index in sorted(amnesiacs):
         crashes.append(_draw_crash(draw, index, calm_ms, is_store_lost=True))
+    # of a draw of its own, so that the seeds that have none are what they were
+    stalls = _draw_stalls(random.Random(f"stalls/{seed}"), [index for index in honest if index not in amnesiacs])
+    for index in stalls:
+        crashes += _draw_stalled_crashes(random.Random(f"stalls/{seed}/{index}"), index, calm_ms)
     blocks = range(draw.randrange(50, 1_000), 2 * calm_ms, draw.choice((100, 400, 1_500)))
     return Plan(
         calm_ms=calm_ms,
@@ -132,9 +150,11 @@ def draw_plan(
         clocks=tuple(_draw_clock(draw, calm_ms) if "clocks" in has else Clock() for _ in range(peer_count)),
         train_ms=tuple(draw.choice((10, 10, 200, 740, 900, 1_500)) if "slow" in has else 10 for _ in range(peer_count)),
         disk_ms=tuple(draw.choice((0, 1, 5, 30)) if "slow" in has else draw.choice((0, 2)) for _ in range(peer_count)),
+        stalls=stalls,
         chain_delay_ms=tuple(draw.choice((0, 100, 1_000, calm_ms)) if "chain" in has else 0 for _ in range(peer_count)),
         crashes=tuple(crashes),
         blocks_ms=tuple(blocks),
+        outage_ms=_draw_outage(random.Random(f"outage/{seed}"), calm_ms),
         reorganizations=tuple(
             (draw.randrange(2 * calm_ms), draw.randint(1, confirmations)) for _ in range(draw.randrange(4))
         )
@@ -183,6 +203,37 @@ def _draw_crash(draw: random.Random, peer: int, calm_ms: int, *, is_store_lost: 
         is_store_lost=is_store_lost,
         down_ms=draw.randrange(1, max(2, min(3_000, calm_ms - at_ms))),
     )
+
+
+def _draw_outage(draw: random.Random, calm_ms: int) -> tuple[int, int] | None:
+    if draw.random() < 0.75:
+        return None
+    from_ms = draw.randrange(calm_ms)
+    return (from_ms, min(calm_ms, from_ms + draw.choice((500, 3_000, 12_000))))
+
+
+def _draw_stalls(draw: random.Random, peers: Sequence[int]) -> dict[int, int]:
+    """Whose disk is so slow that others' questions come while it writes."""
+    if not peers or draw.random() < 0.75:
+        return {}
+    return {index: draw.choice((100, 200, 400)) for index in draw.sample(peers, min(len(peers), draw.randint(1, 2)))}
+
+
+def _draw_stalled_crashes(draw: random.Random, peer: int, calm_ms: int) -> list[Crash]:
+    """In the middle of a write, and back while the round is still open: what it showed before, it signs anew."""
+    times_ms = [draw.randrange(calm_ms) for _ in range(draw.randint(1, 3))]
+    return [
+        Crash(
+            peer=peer,
+            at_ms=at_ms,
+            point="before_write",
+            is_power_lost=False,
+            is_store_lost=False,
+            # it strikes at the next envelope that is written, some time after it was armed
+            down_ms=min(draw.randrange(400, 900), max(1, calm_ms - at_ms)),
+        )
+        for at_ms in times_ms
+    ]
 
 
 def _draw_clock(draw: random.Random, calm_ms: int) -> Clock:

@@ -205,6 +205,7 @@ def make_world(case: Case) -> tuple[World, Watch]:
     )
     world.chain.confirmations = CONFIRMATIONS
     world.is_leaky = case.plant == "leak"
+    world.idle = frozenset(case.byzantine)
     case.plan.apply(world)
     watch = Watch(
         world=world,
@@ -256,9 +257,15 @@ def run_case(case: Case, sink: Callable[[str], None] | None = None) -> Result:
         honest = [peer for index, peer in enumerate(world.peers) if index not in case.byzantine]
 
         def is_over() -> bool:
-            return watch.is_over or (
-                world.now_ms >= case.plan.calm_ms and all(peer.run.is_finished for peer in honest if peer.is_up)
-            )
+            if watch.is_over:
+                return True
+            if world.now_ms < case.plan.calm_ms:
+                return False
+            # asked after every event: a loop stops at the first, without a generator
+            for peer in honest:
+                if peer.is_up and not peer.run.is_finished:
+                    return False
+            return watch.is_chain_done
 
         world.run(until_ms=VIRTUAL_MS_MAX, until=is_over)
     return Result(

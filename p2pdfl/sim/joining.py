@@ -29,14 +29,14 @@ def take_up(
     terms: Terms, genesis: Genesis, chain: Chain, disk: Disk, holders: list[Holder], chance: Random, refused: list[str]
 ) -> Start:
     """holders: in the order in which they are asked."""
-    kept = disk.checkpoints.keys() & chain.anchors.keys()
+    kept = [epoch for epoch in disk.checkpoints if epoch < len(chain.anchors.taken)]
     if kept:
         epoch = restart_from(terms.task, kept, max(disk.closed, default=-1) + 1)
         own = disk.checkpoints[epoch]
-        return restore(terms, genesis, own, chain.anchored(terms, epoch), _named(chain, own))
+        return restore(terms, genesis, own, chain.anchored(terms.task, epoch), _named(chain, own))
     if not disk.closed:
         for epoch in _worth_asking_for(terms, chain):
-            anchored = chain.anchored(terms, epoch)
+            anchored = chain.anchored(terms.task, epoch)
             for holder in holders:
                 start = _ask(terms, genesis, chain, anchored, holder, chance, refused)
                 if start is not None:
@@ -47,7 +47,7 @@ def take_up(
 
 def _worth_asking_for(terms: Terms, chain: Chain) -> list[Epoch]:
     """The last one that is anchored, and the one before, which those hold who have not closed the last."""
-    last = min(len(chain.anchors) - 1, terms.task.epoch_count - 2)
+    last = min(len(chain.anchors.taken) - 1, terms.task.epoch_count - 2)
     return [epoch for epoch in (last, last - 1) if epoch >= 0]
 
 

@@ -21,23 +21,39 @@ from p2pdfl.protocol.events import (
 )
 from p2pdfl.types import Certificate, Packet
 
+BATCH = 1_000
+"""Lines that are hashed at once: the digest does not depend on it."""
+
 
 class Log:
     def __init__(self) -> None:
         self._hasher = sha256()
-        self.line_count = 0
+        self._lines: list[str] = []
+        """Not hashed yet."""
+        self._hashed_count = 0
         self.sink: Callable[[str], None] | None = None
         """Given every line, without its end."""
 
     def write(self, now_ms: int, peer: int, what: str) -> None:
-        line = f"{now_ms} {peer} {what}"
-        self._hasher.update(line.encode() + b"\n")
-        self.line_count += 1
+        line = f"{now_ms} {peer} {what}\n"
+        self._lines.append(line)
+        if len(self._lines) == BATCH:
+            self._hash()
         if self.sink is not None:
-            self.sink(line)
+            self.sink(line[:-1])
+
+    def _hash(self) -> None:
+        self._hasher.update("".join(self._lines).encode())
+        self._hashed_count += len(self._lines)
+        self._lines.clear()
+
+    @property
+    def line_count(self) -> int:
+        return self._hashed_count + len(self._lines)
 
     @property
     def digest(self) -> str:
+        self._hash()
         return self._hasher.hexdigest()
 
 

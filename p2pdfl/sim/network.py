@@ -26,7 +26,15 @@ class PlainNetwork:
     """(sender, receiver, now_ms)"""
 
     def delays_ms(self, sender: int, receiver: int, now_ms: int, chance: random.Random) -> Sequence[int]:
-        return () if self.is_lost(sender, receiver, now_ms) else (chance.randint(*self.latency_ms),)
+        if self.is_lost(sender, receiver, now_ms):
+            return ()
+        low, high = self.latency_ms
+        # as randint does it, without what it costs around that: this runs for every message
+        width = high - low + 1
+        bits = width.bit_length()
+        while (drawn := chance.getrandbits(bits)) >= width:
+            pass
+        return (low + drawn,)
 
     def is_open(self, asker: int, answerer: int, now_ms: int) -> bool:
         return not self.is_lost(asker, answerer, now_ms) and not self.is_lost(answerer, asker, now_ms)
@@ -60,7 +68,7 @@ class FaultyNetwork:
     def delays_ms(self, sender: int, receiver: int, now_ms: int, chance: random.Random) -> Sequence[int]:
         if now_ms >= self.calm_ms:
             return (_between(chance, self.calm_latency_ms),)
-        if self._is_cut(sender, receiver, now_ms) or chance.random() < self.loss:
+        if (self.cuts and self._is_cut(sender, receiver, now_ms)) or chance.random() < self.loss:
             return ()
         copies = 2 if chance.random() < self.duplication else 1
         return [self._delay_ms(chance) for _ in range(copies)]

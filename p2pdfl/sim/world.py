@@ -1,7 +1,7 @@
 """A network of protocol machines in one process and in virtual time.
 
 The machines are the real ones, and so is all cryptography unless another `Sharing` is given.  Learning is a stand-in
-that only makes digests, unless another `Learning` is given.  One heap orders all events, one seeded generator draws
+that only makes digests, unless another `Learning` is given.  One agenda orders all events, one seeded generator draws
 latencies and entropy: the same seed gives the same bytes.
 
 A peer is a process: it performs the effects of one event before it takes the next, a write to disk takes its time, and
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
+from p2pdfl import params
 from p2pdfl.crypto import pvss
 from p2pdfl.crypto.envelope import Domain, Signer, list_hash
 from p2pdfl.crypto.keys import Keys, derive
@@ -55,6 +56,7 @@ from p2pdfl.protocol.events import (
     UpdateHeld,
     WantUpdate,
 )
+from p2pdfl.protocol.membership import select_members
 from p2pdfl.protocol.perform import check_commits
 from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
@@ -62,7 +64,7 @@ from p2pdfl.protocol.run import LoadRound, Run
 from p2pdfl.protocol.setup import Setup
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.protocol.start import Genesis, Start, at_genesis
-from p2pdfl.sim.chain import Chain, Change
+from p2pdfl.sim.chain import Anchors, Chain, Change
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
 from p2pdfl.sim.joining import Holder, take_up
@@ -74,6 +76,9 @@ from p2pdfl.types import Address, BlockNumber, Digest, Packet, Registration, Rou
 
 ENVELOPE_BYTES = 200
 """Of a packet on the wire, beside its payload: envelope and signature."""
+CHAIN_RETRY_MS = round(1000 * params.CHAIN_RETRY_S)
+CHAIN = -1
+"""Whose lines in the log are the chain's."""
 UPDATE_STAND_IN_BYTES = 32
 """Only digests travel here, whatever they stand for."""
 
@@ -105,12 +110,42 @@ CrashPoint = Literal["now", "before_write", "after_write"]
 """At once; or at the next envelope, before it is on disk, or between disk and network."""
 
 
+Entry = tuple[Callable[..., object], tuple[Any, ...]]
+
+
+class Agenda:
+    """What happens when: by time, and at the same time in the order in which it was put down."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, deque[Entry]] = {}
+        self._times_ms: list[int] = []
+        """A heap of the keys: far fewer than the entries, many of which fall on the same millisecond."""
+
+    def at(self, time_ms: int) -> deque[Entry]:
+        """To append to, or to take from the left."""
+        entries = self._entries.get(time_ms)
+        if entries is None:
+            entries = self._entries[time_ms] = deque()
+            heapq.heappush(self._times_ms, time_ms)
+        return entries
+
+    def next_ms(self) -> int | None:
+        while self._times_ms:
+            time_ms = self._times_ms[0]
+            if self._entries[time_ms]:
+                return time_ms
+            heapq.heappop(self._times_ms)
+            del self._entries[time_ms]
+        return None
+
+
 class Watcher(Protocol):
     """Told of everything that peers do (`check.Watch`)."""
 
     def on_sent(self, index: int, packet: Packet) -> None: ...
     def on_closed(self, index: int, closed: Closed) -> None: ...
     def on_submitted(self, index: int, duty: SubmitAnchor | SubmitVerdict | SubmitEquivocation) -> None: ...
+    def on_anchored(self, anchor: SubmitAnchor) -> None: ...
     def on_notice(self, index: int, notice: Notice) -> None: ...
     def on_broken(self, index: int, error: Exception) -> None: ...
 
@@ -128,7 +163,7 @@ class SimPeer:
     """How long one synced write takes."""
     chain_delay_ms: int = 0
     """Until it sees what the chain has confirmed, on top of the network's latency."""
-    wanted: dict[tuple[Address, Digest], WantUpdate] = field(default_factory=dict)
+    wanted: dict[Digest, dict[Address, WantUpdate]] = field(default_factory=dict)
     is_up: bool = True
     is_serving: bool = True
     """Whether others can pull update bytes from it."""
@@ -144,6 +179,8 @@ class SimPeer:
     sent: list[Packet] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     tick_at_ms: int | None = None
+    due_local_ms: int | None = None
+    """The deadline that was last looked at."""
     is_writing: bool = False
     todo: deque[Effect | SendTo] = field(default_factory=deque)
     inbox: deque[tuple[Event, str]] = field(default_factory=deque)
@@ -196,8 +233,7 @@ class World:
         """Of batch verification; apart, since what is verified together must not change what comes after."""
         self._sharing = sharing
         self.network = network or PlainNetwork(latency_ms=latency_ms, is_lost=is_lost)
-        self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
-        self._sequence = 0
+        self._agenda = Agenda()
         self._is_started = False
         self._new_disk = disk
         keys = [derive(self._random.randbytes(32)) for _ in range(peer_count)]
@@ -219,10 +255,19 @@ class World:
         self.genesis = genesis
         self.blocks = [ChainSeen(number=genesis.closing_number, block=genesis.closing_block, registrations=first)]
         """What the chain confirmed, oldest first."""
-        first_hash = list_hash(entry.address for entry in first)
-        self.chain = Chain(confirmed=self.blocks, lists={0: first_hash})
         self.setup_domain = Domain(chain_id=1, contract=bytes(20))
         self._task_id = task.task_id()
+        anchors = Anchors(
+            task=self._task_id,
+            domain=self.setup_domain,
+            lists=[list_hash(entry.address for entry in select_members(first, excluded=()))],
+        )
+        self.anchors = anchors
+        self.chain = Chain(confirmed=self.blocks, anchors=anchors)
+        self.is_chain_reachable = True
+        """Nobody sees its blocks nor gets a transaction there while it is not; the chain goes on."""
+        self.idle: frozenset[int] = frozenset()
+        """Who leaves the anchors to the others."""
         self.peers: list[SimPeer] = []
         for index, key in enumerate(keys):
             run = self.make_run(key)
@@ -251,8 +296,7 @@ class World:
         return self._random.randbytes(count)
 
     def at(self, time_ms: int, action: Callable[..., object], *arguments: Any) -> None:
-        self._sequence += 1
-        heapq.heappush(self._heap, (time_ms, self._sequence, action, arguments))
+        self._agenda.at(time_ms).append((action, arguments))
 
     def run(self, *, until_ms: int, until: Callable[[], bool] = lambda: False) -> None:
         if not self._is_started:
@@ -260,12 +304,15 @@ class World:
             for index, peer in enumerate(self.peers):
                 if peer.is_up:
                     self._start(index)
-        heap = self._heap
-        while heap and not until():
-            if heap[0][0] > until_ms:
-                return
-            self.now_ms, _, action, arguments = heapq.heappop(heap)
-            action(*arguments)
+        agenda = self._agenda
+        while (next_ms := agenda.next_ms()) is not None and next_ms <= until_ms:
+            entries = agenda.at(next_ms)
+            while entries:
+                if until():
+                    return
+                self.now_ms = next_ms
+                action, arguments = entries.popleft()
+                action(*arguments)
 
     def kill(self, index: int) -> None:
         peer = self.peers[index]
@@ -302,7 +349,7 @@ class World:
         peer.run = self.make_run(peer.keys, None if peer.is_store_lost else peer.disk.signed(), start)
         peer.machine = self._wrap(index, peer.run)
         peer.wanted.clear()
-        peer.tick_at_ms = None
+        peer.tick_at_ms = peer.due_local_ms = None
         self._start(index)
 
     def _take_up(self, index: int) -> Start:
@@ -326,9 +373,23 @@ class World:
         """A block that some later one confirms."""
         for change in changes:
             self.chain.submit(change)
+        count = len(self.anchors.taken)
         seen = self.chain.mine()
-        if seen is not None:
+        for anchor in self.anchors.taken[count:]:
+            self.log.write(self.now_ms, CHAIN, f"anchored {anchor.head.epoch} {anchor.certificate.head.hex()}")
+            if self.watch is not None:
+                self.watch.on_anchored(anchor)
+        if seen is not None and self.is_chain_reachable:
             self._show(seen)
+
+    def mine_from_now_on(self, every_ms: int) -> None:
+        self.mine_on_top()
+        self.at(self.now_ms + every_ms, self.mine_from_now_on, every_ms)
+
+    def reach_chain(self, *, is_reachable: bool) -> None:
+        self.is_chain_reachable = is_reachable
+        if is_reachable:
+            self._show(self.blocks[-1])
 
     def is_finished(self) -> bool:
         return all(peer.run.is_finished for peer in self.peers if peer.is_up)
@@ -383,22 +444,28 @@ class World:
     def _transmit(
         self, sender: int, receivers: Iterable[int], size: int, action: Callable[..., object], *arguments: Any
     ) -> None:
-        now_ms, network, chance, heap = self.now_ms, self.network, self._random, self._heap
+        now_ms, chance, at, delays_ms = self.now_ms, self._random, self._agenda.at, self.network.delays_ms
+        count = 0
         for receiver in receivers:
             if receiver == sender:
                 continue
-            self.message_count += 1
-            self.byte_count += size
-            for delay_ms in network.delays_ms(sender, receiver, now_ms, chance):
-                self._sequence += 1
-                heapq.heappush(heap, (now_ms + delay_ms, self._sequence, action, (receiver, *arguments)))
+            count += 1
+            for delay_ms in delays_ms(sender, receiver, now_ms, chance):
+                at(now_ms + delay_ms).append((action, (receiver, *arguments)))
+        self.message_count += count
+        self.byte_count += count * size
 
     def schedule_tick(self, index: int) -> None:
         peer = self.peers[index]
         if peer.run.is_finished or not peer.is_up:
             return
         local_ms = peer.clock.read_ms(self.now_ms)
-        due_ms = peer.clock.when_ms(peer.run.next_deadline_ms(local_ms), self.now_ms)
+        due_local_ms = peer.run.next_deadline_ms(local_ms)
+        is_waiting = peer.tick_at_ms is not None and peer.tick_at_ms > self.now_ms
+        if is_waiting and due_local_ms == peer.due_local_ms and peer.clock.is_steady:
+            return  # as after most events
+        peer.due_local_ms = due_local_ms
+        due_ms = peer.clock.when_ms(due_local_ms, self.now_ms)
         if peer.tick_at_ms is None or due_ms < peer.tick_at_ms or peer.tick_at_ms <= self.now_ms:
             peer.tick_at_ms = due_ms
             self.at(due_ms, self.deliver, index, _TICK, "tick")
@@ -504,10 +571,10 @@ class World:
                 peer.disk.put_checkpoint(effect.checkpoint)
             case SubmitAnchor() | SubmitVerdict() | SubmitEquivocation():
                 peer.submitted.append(effect)
-                if isinstance(effect, SubmitAnchor):
-                    self.chain.anchor(effect, peer.run.epochs[effect.head.epoch], peer.run.setup)
                 if self.watch is not None:
                     self.watch.on_submitted(index, effect)
+                if isinstance(effect, SubmitAnchor) and index not in self.idle:
+                    self.at(self.now_ms + effect.delay_ms, self._anchor, index, peer.machine, effect)
             case Finished():
                 pass
 
@@ -524,9 +591,8 @@ class World:
         if not peer.is_up:
             return
         peer.disk.put_body(update)
-        if peer.wanted:
-            for case in [case for case in peer.wanted if case[1] == update]:
-                self._want(index, peer.wanted.pop(case))
+        for want in peer.wanted.pop(update, {}).values():
+            self._want(index, want)
 
     def _want(self, index: int, want: WantUpdate) -> None:
         peer = self.peers[index]
@@ -535,7 +601,7 @@ class World:
             held = UpdateHeld(round=want.round, author=want.author, update=want.update, valid=valid)
             self._later(index, held, 1)
             return
-        peer.wanted[want.author, want.update] = want
+        peer.wanted.setdefault(want.update, {})[want.author] = want
         if want.fetch:
             for other, holder in enumerate(self.peers):
                 if not holder.is_up or not holder.is_serving or want.update not in holder.bodies:
@@ -580,15 +646,32 @@ class World:
             self._later(index, CertificateReceived(certificate=certificate), 20)
         self._later(index, Resynced(round=request.round), 20)
 
+    def _anchor(self, index: int, machine: Machine, duty: SubmitAnchor) -> None:
+        """As `duties.Duties`: once its turn has come, in order, unless another one has done it."""
+        peer = self.peers[index]
+        if peer.machine is not machine or not peer.is_up:
+            return
+        if self.is_chain_reachable:
+            next_epoch = len(self.anchors.taken)
+            if duty.head.epoch == next_epoch:
+                self.chain.submit(duty)
+            if duty.head.epoch <= next_epoch:
+                return
+        self.at(self.now_ms + CHAIN_RETRY_MS, self._anchor, index, machine, duty)
+
     def _confirm(self, seen: ChainSeen) -> None:
         self.blocks.append(seen)
         self._show(seen)
 
     def _show(self, seen: ChainSeen) -> None:
         for index, peer in enumerate(self.peers):
+            if peer.run.is_finished:
+                continue
             self._later(index, seen, peer.chain_delay_ms + self._random.randint(5, 40))
 
     def _read_chain(self, index: int, block: Digest) -> None:
+        if not self.is_chain_reachable:
+            return
         delay_ms = self.peers[index].chain_delay_ms + 5
         asked = [seen for seen in self.blocks[:-1] if seen.block == block]
         for seen in (*asked, self.blocks[-1]):

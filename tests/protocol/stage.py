@@ -35,14 +35,10 @@ class Stage:
     def __init__(self, *, until: Callable[[OpenRound], bool], seed: int = 1, peer_count: int = N, **task: Any) -> None:
         fields = {"training_rounds": 6, "epoch_rounds": 6, "audit_fraction": 0.5, "members_min": 4}
         self.world = World(stand_in_task(**{**fields, **task}), peer_count, seed=seed)
-        self.world.run(until_ms=600_000, until=lambda: self._is_there(until))
+        self.world.run(until_ms=600_000, until=lambda: until(self.world.peers[0].run._now))
         self.run: Run = self.world.peers[0].run
         assert until(self.open)
         self.now_ms = self.world.now_ms
-
-    def _is_there(self, until: Callable[[OpenRound], bool]) -> bool:
-        run = self.world.peers[0].run
-        return run._open is not None and until(run._open)
 
     @property
     def open(self) -> OpenRound:

@@ -25,7 +25,6 @@ from p2pdfl.protocol.checkpoint import (
     restore,
     rounds_of,
 )
-from p2pdfl.protocol.events import ChainSeen
 from p2pdfl.protocol.history import ClosedRound
 from p2pdfl.protocol.round import RoundContext
 from p2pdfl.protocol.run import Run
@@ -52,12 +51,8 @@ class Taken:
         self.setup: Setup = run.setup
         self.genesis = world.genesis
         self.checkpoint = world.peers[2].disk.checkpoints[epoch]
-        self.anchored: Anchored = world.chain.anchored(run.setup, epoch)
-        self.named = ChainSeen(
-            number=world.genesis.closing_number,
-            block=world.genesis.closing_block,
-            registrations=world.genesis.registrations,
-        )
+        self.anchored: Anchored = world.chain.anchored(TASK, epoch)
+        self.named = next(seen for seen in world.blocks if seen.block == named_block(self.checkpoint))
         self.context: RoundContext = run._now.context
         self.history = dict(run._history)
         self.banned = set(run.banned)
@@ -83,6 +78,8 @@ def taken(epoch: Epoch) -> Taken:
         wrap=lambda index, run: ByzantineMachine(run=run, deviation=deviation) if index == 0 else run,
         sharing=StandInSharing(),
     )
+    world.chain.confirmations = 0
+    world.mine_from_now_on(20)
     first = TASK.last_round_of(epoch) + 1
     with caches.installed():
         world.run(
@@ -90,7 +87,7 @@ def taken(epoch: Epoch) -> Taken:
             until=lambda: (
                 world.peers[1].run.round == first
                 and epoch in world.peers[2].disk.checkpoints
-                and epoch in world.chain.anchors
+                and epoch < len(world.anchors.taken)
             ),
         )
     return Taken(world, epoch)

@@ -200,8 +200,8 @@ def test_the_update_of_who_was_copied_still_counts() -> None:
     stage.take(UpdateHeld(round=0, author=addresses[2], update=commit.update, valid=False))
     effects = stage.take(Tick())
     stage.take(UpdateHeld(round=0, author=addresses[1], update=commit.update, valid=True))
-    assert [entry.member for entry in stage.open.held_updates] == [1]
-    assert [entry.member for entry in stage.open.bad_updates] == [2]
+    assert [member for member, _ in stage.open.held_updates] == [1]
+    assert [member for member, _ in stage.open.bad_updates] == [2]
     assert not any(isinstance(effect, WantUpdate) and effect.author == addresses[2] for effect in effects)
 
 

@@ -24,7 +24,15 @@ def in_round(world: World, round: int) -> World:
 
 
 def world_of(**options: Any) -> World:
-    return a_world(5, task=TASK, sharing=StandInSharing(), **options)
+    world = a_world(5, task=TASK, sharing=StandInSharing(), **options)
+    world.chain.confirmations = 0
+    world.mine_from_now_on(20)
+    return world
+
+
+def forget_anchors(world: World, from_epoch: int) -> None:
+    del world.anchors.taken[from_epoch:]
+    del world.anchors.lists[from_epoch + 1 :]
 
 
 def assert_same_history(world: World, index: int) -> None:
@@ -67,10 +75,10 @@ def test_an_own_disk_is_gone_on_from_and_signed_on_at_once() -> None:
 
 def test_an_epoch_whose_anchor_is_owed_is_closed_again() -> None:
     world = in_round(world_of(), 10)
-    del world.chain.anchors[1]
+    forget_anchors(world, 1)
     world.restart(2)
     assert world.peers[2].run._first_round == 4
-    world.chain.anchors.clear()
+    forget_anchors(world, 0)
     world.restart(2)
     assert world.peers[2].run._first_round == 0
     run_checked(world)

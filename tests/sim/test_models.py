@@ -6,9 +6,10 @@ import random
 
 import pytest
 
+from p2pdfl.crypto.envelope import Domain
 from p2pdfl.crypto.pvss import TooFewShares
 from p2pdfl.protocol.events import ChainSeen
-from p2pdfl.sim.chain import Chain
+from p2pdfl.sim.chain import Anchors, Chain
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
 from p2pdfl.sim.network import Cut, FaultyNetwork
@@ -75,12 +76,20 @@ def test_a_share_of_another_holder_is_invalid() -> None:
 # --- chain -----------------------------------------------------------------------
 
 
+def _chain(confirmations: int) -> Chain:
+    return Chain(
+        confirmed=[ChainSeen(number=1, block=bytes(32), registrations=())],
+        anchors=Anchors(task=bytes(32), domain=Domain(chain_id=1, contract=bytes(20)), lists=[bytes(32)]),
+        confirmations=confirmations,
+    )
+
+
 def _join(registrations: tuple[Registration, ...]) -> tuple[Registration, ...]:
     return (*registrations, Registration(address=bytes(20), peer_id=b"late", pvss_key=b"\x02" * 33, exiting=False))
 
 
 def test_who_reads_confirmed_blocks_never_sees_a_reorganization() -> None:
-    chain = Chain(confirmed=[ChainSeen(number=1, block=bytes(32), registrations=())], confirmations=3)
+    chain = _chain(confirmations=3)
     chain.submit(_join)
     seen: list[ChainSeen] = []
     for height in range(20):
@@ -93,7 +102,7 @@ def test_who_reads_confirmed_blocks_never_sees_a_reorganization() -> None:
 
 
 def test_a_transaction_survives_a_reorganization_and_counts_once() -> None:
-    chain = Chain(confirmed=[ChainSeen(number=1, block=bytes(32), registrations=())], confirmations=2)
+    chain = _chain(confirmations=2)
     chain.submit(_join)
     chain.mine()
     chain.reorganize(1)
