@@ -268,8 +268,8 @@ def test_numbers_out_of_range_are_refused(wire_type, array):
 def test_a_list_above_its_limit_is_refused():
     entries = tuple((0, DIGEST) for _ in range(257))
     with pytest.raises(Malformed):
-        decode(types.Contents, msgpack.packb((entries, (), (), ())), bytes_max=LIMIT)
-    decode(types.Contents, msgpack.packb((entries[:256], (), (), ())), bytes_max=LIMIT)
+        decode(types.Contents, msgpack.packb((entries, (), (), (), DIGEST)), bytes_max=LIMIT)
+    decode(types.Contents, msgpack.packb((entries[:256], (), (), (), DIGEST)), bytes_max=LIMIT)
 
 
 # --- packets -----------------------------------------------------------------------------------------------------
