@@ -8,7 +8,6 @@ replay (see `learning.learner.measure`).
 from __future__ import annotations
 
 import json
-import tomllib
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -20,11 +19,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
     model_validator,
 )
 
-from p2pdfl import params
+from p2pdfl import params, tables
 from p2pdfl.types import Digest
 
 
@@ -168,16 +166,9 @@ class TaskFile(_Table):
 
 def load(path: Path) -> TaskFile:
     """Raises TaskError with the file, the field and what is wrong with it."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such file; `p2pdfl devchain` writes one") from None
-    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
-        raise TaskError(f"{path}: not readable as TOML: {error}") from None
-    try:
-        return TaskFile.model_validate(tables)
-    except ValidationError as error:
-        raise TaskError(f"{path}: {explain(error)}") from None
+    if not path.exists():
+        raise TaskError(f"{path}: no such file; `p2pdfl devchain` writes one")
+    return tables.load(path, TaskFile, TaskError)
 
 
 def save(path: Path, file: TaskFile) -> None:
@@ -188,10 +179,3 @@ def save(path: Path, file: TaskFile) -> None:
         lines.append("")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines), encoding="utf-8")
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error as one line a person can act on."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}" for item in error.errors()
-    )

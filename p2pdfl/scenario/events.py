@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from p2pdfl import bounded_json
-from p2pdfl.task import explain
+from p2pdfl.tables import explain
 
 LINE_BYTES_MAX = 1 << 20
 

@@ -72,15 +72,15 @@ accuracy_min = 0.93
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from p2pdfl import tables
 from p2pdfl.behaviours import Behaviour, Deviation
-from p2pdfl.task import Task, explain
+from p2pdfl.task import Task
 from p2pdfl.types import Address
 
 PEER_COUNT_MAX = 64
@@ -324,25 +324,9 @@ def _peers_at_the_start(tables: dict[str, Any]) -> Any:
 
 def load(path: Path) -> Scenario:
     """Raises ScenarioError with the file, the field and what is wrong with it."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
-        raise ScenarioError(f"{path}: not readable as TOML: {error}") from None
-    try:
-        return Scenario.model_validate(tables)
-    except ValidationError as error:
-        raise ScenarioError(f"{path}: {explain(error)}") from None
+    return tables.load(path, Scenario, ScenarioError)
 
 
 def find(name_or_path: str) -> Path:
-    """The file itself, or scenarios/NAME.toml here or in the checkout this package runs from."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    folders = (Path("scenarios"), Path(__file__).resolve().parents[2] / "scenarios")
-    for folder in folders:
-        candidate = folder / f"{name_or_path}.toml"
-        if candidate.is_file():
-            return candidate
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
-    raise ScenarioError(f"no scenario {name_or_path!r}; there are: {', '.join(known) or 'none here'}")
+    """The file itself, or scenarios/NAME.toml.  Raises ScenarioError."""
+    return tables.find(name_or_path, "scenario", "scenarios", ScenarioError)

@@ -15,7 +15,8 @@ from p2pdfl.chain.rpc import ChainError
 from p2pdfl.keyfile import KeyFileError, load_or_create
 from p2pdfl.scenario import ledger
 from p2pdfl.scenario.places import make_room
-from p2pdfl.task import Task, TaskError, explain
+from p2pdfl.tables import explain
+from p2pdfl.task import Task, TaskError
 
 BOOTSTRAP_PORT = 9001
 WALK_TRAINING_ROUNDS = 10

@@ -135,50 +135,34 @@ def _check_commits(function: Callable[..., frozenset[Digest]]) -> Callable[..., 
     return check_commits
 
 
-def _fix_dealings(function: Callable[..., Any]) -> Callable[..., Any]:
-    cache = Cache(64)
+def _by_key(function: Callable[..., Any], cache: Cache, key_of: Callable[..., Hashable]) -> Callable[..., Any]:
+    """key_of: of the function's arguments, whatever decides its value."""
 
-    def fix_dealings(**named: Any) -> Any:
-        # the head fixes which dealings
-        key = (named["task"], named["round"], named["head"], named["holders"].list_hash, named["sharing"])
-        fixed = cache.get(key)
-        if fixed is None:
-            fixed = function(**named)
-            cache.put(key, fixed)
-        return fixed
+    def remembered(*arguments: Any, **named: Any) -> Any:
+        key = key_of(*arguments, **named)
+        value = cache.get(key)
+        if value is None:
+            value = function(*arguments, **named)
+            cache.put(key, value)
+        return value
 
-    return fix_dealings
-
-
-def _compute_assignment(function: Callable[..., Any]) -> Callable[..., Any]:
-    cache = Cache(256)
-
-    def compute_assignment(**named: Any) -> Any:
-        key = tuple(
-            tuple(sorted(value)) if isinstance(value, frozenset | set | list | tuple) else value
-            for _, value in sorted(named.items())
-        )
-        found = cache.get(key)
-        if found is None:
-            found = function(**named)
-            cache.put(key, found)
-        return found
-
-    return compute_assignment
+    return remembered
 
 
-def _dealing_context(function: Callable[..., Digest]) -> Callable[..., Digest]:
-    cache = Cache()
+def _fixed_by(*, task: Digest, round: int, head: Digest, holders: Any, dealings: Any, sharing: Any) -> Hashable:
+    """The head fixes which dealings."""
+    return (task, round, head, holders.list_hash, sharing)
 
-    def dealing_context(task: Digest, round: int, dealer: bytes, holders: Any) -> Digest:
-        key = (task, round, dealer, holders.list_hash, holders.threshold)
-        context = cache.get(key)
-        if context is None:
-            context = function(task, round, dealer, holders)
-            cache.put(key, context)
-        return context
 
-    return dealing_context
+def _assigned_by(**named: Any) -> Hashable:
+    return tuple(
+        tuple(sorted(value)) if isinstance(value, frozenset | set | list | tuple) else value
+        for _, value in sorted(named.items())
+    )
+
+
+def _dealt_under(task: Digest, round: int, dealer: bytes, holders: Any) -> Hashable:
+    return (task, round, dealer, holders.list_hash, holders.threshold)
 
 
 def _multiply(element: group.Element, secret: int) -> group.Element:
@@ -198,7 +182,7 @@ def installed() -> Iterator[None]:
     head_digest = _by_identity(envelope.head_digest, Cache(2_000))
     packet_id = _by_identity(resync.packet_id, Cache())
     certificate_check = _certificate_check(agreement.is_certificate)
-    context = _dealing_context(beacon_module.dealing_context)
+    context = _by_key(beacon_module.dealing_context, Cache(), _dealt_under)
     patches: list[tuple[Any, str, Any]] = [
         *((module, "recover", recover) for module in (agreement, audit, chain, checkpoint, evidence, run)),
         (Signer, "sign", _sign(Signer.sign, signers)),
@@ -209,8 +193,8 @@ def installed() -> Iterator[None]:
         (round, "digest_of", digest_of),
         (round, "is_certificate", certificate_check),
         (round, "dealing_context", context),
-        (history, "fix_dealings", _fix_dealings(beacon_module.fix_dealings)),
-        (history, "compute_assignment", _compute_assignment(assignment.compute_assignment)),
+        (history, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
+        (history, "compute_assignment", _by_key(assignment.compute_assignment, Cache(256), _assigned_by)),
         (world, "check_commits", _check_commits(perform.check_commits)),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in patches]

@@ -20,15 +20,14 @@ training_rounds = 60
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from p2pdfl import params
+from p2pdfl import params, tables
 from p2pdfl.behaviours import Deviation, UpdateBehaviour
-from p2pdfl.task import Rule, Task, explain
+from p2pdfl.task import Rule, Task
 from p2pdfl.types import Address
 
 SEEDS_MAX = 10_000
@@ -117,26 +116,10 @@ class Study(_Table):
 
 
 def load(path: Path) -> Study:
-    """Raises StudyError with the file, the field, what is wrong with it and what is allowed."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
-        raise StudyError(f"{path}: not readable as TOML: {error}") from None
-    try:
-        return Study.model_validate(tables)
-    except ValidationError as error:
-        raise StudyError(f"{path}: {explain(error)}") from None
+    """Raises StudyError with the file, the field and what is wrong with it."""
+    return tables.load(path, Study, StudyError)
 
 
 def find(name_or_path: str) -> Path:
-    """The file itself, or studies/NAME.toml here or in the checkout this package runs from."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    folders = (Path("studies"), Path(__file__).resolve().parents[2] / "studies")
-    for folder in folders:
-        candidate = folder / f"{name_or_path}.toml"
-        if candidate.is_file():
-            return candidate
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
-    raise StudyError(f"no study {name_or_path!r}; there are: {', '.join(known) or 'none here'}")
+    """The file itself, or studies/NAME.toml.  Raises StudyError."""
+    return tables.find(name_or_path, "study", "studies", StudyError)

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from p2pdfl import params
 from p2pdfl.bounded_json import loads
 from p2pdfl.codec import Malformed, decode
-from p2pdfl.task import HexDigest, explain
+from p2pdfl.tables import explain
+from p2pdfl.task import HexDigest
 from p2pdfl.types import Digest, Epoch, Head, MemberIndex, Round, View, Wire
 
 INDEX_BYTES_MAX = 16 << 20

@@ -26,7 +26,7 @@ from p2pdfl.chain.contract import (
     registrations_at,
 )
 from p2pdfl.crypto import group
-from p2pdfl.task import explain
+from p2pdfl.tables import explain
 from p2pdfl.types import BlockNumber, Digest, Registration
 from p2pdfl.verify.files import RECORD_BYTES_MAX, BadFile, read_json
 

@@ -1,0 +1,44 @@
+"""Tables from outside: TOML files that people write, found by name, read, and what is wrong with them in words."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load(path: Path, model: type[M], refusal: type[ValueError]) -> M:
+    """Raises `refusal` with the file, the field and what is wrong with it."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
+        raise refusal(f"{path}: not readable as TOML: {error}") from None
+    try:
+        return model.model_validate(tables)
+    except ValidationError as error:
+        raise refusal(f"{path}: {explain(error)}") from None
+
+
+def find(name_or_path: str, kind: str, folder: str, refusal: type[ValueError]) -> Path:
+    """The file itself, or folder/NAME.toml here or in the checkout this package runs from.  Raises `refusal`."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folders = (Path(folder), Path(__file__).resolve().parents[1] / folder)
+    for place in folders:
+        candidate = place / f"{name_or_path}.toml"
+        if candidate.is_file():
+            return candidate
+    known = sorted({file.stem for place in folders for file in place.glob("*.toml")})
+    raise refusal(f"no {kind} {name_or_path!r}; there are: {', '.join(known) or 'none here'}")
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one line a person can act on."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}" for item in error.errors()
+    )
