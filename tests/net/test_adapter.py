@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import pytest
@@ -223,11 +224,13 @@ async def test_a_connection_has_only_so_many_streams_also_while_none_can_be_rese
 async def test_a_message_is_read_at_once(pair: tuple[Network, Network]) -> None:
     """As shipped in two pieces, the length that Noise gives it and what it is."""
     one, other = pair
-    before = other.counters["reads"]
+    reads = []
     for number in range(50):
+        before = other.counters["reads"]
         await one.publish(b"%d" % number)
         await other.incoming.receive()
-    assert other.counters["reads"] - before < 50 * 1.5
+        reads.append(other.counters["reads"] - before)
+    assert median(reads) < 2  # pings and beats that come in between are read as well
 
 
 @pytest.mark.net

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 import trio
 import trio.testing
@@ -68,12 +70,15 @@ async def test_a_copy_makes_few_passes_through_the_scheduler(pair: tuple[Network
     """As shipped 19, both ends together."""
     one, other = pair
     steps = Steps()
+    passes = []
     trio.lowlevel.add_instrument(steps)
     for number in range(50):
+        before = steps.count
         await one.publish(b"%d" % number)
         await other.incoming.receive()
+        passes.append(steps.count - before)
     trio.lowlevel.remove_instrument(steps)
-    assert steps.count < 50 * 12
+    assert median(passes) < 12  # whatever else is due in between takes some as well
 
 
 @pytest.mark.net
