@@ -64,9 +64,14 @@ def digest_of(value: Wire) -> Digest:
     return sha256(encode(value)).digest()
 
 
+def is_signed_payload(packet: Packet) -> bool:
+    """Whether the payload is the one that the envelope signs."""
+    return sha256(packet.payload).digest() == packet.envelope.body
+
+
 def decode_payload(packet: Packet) -> Payload:
     """The packet's payload, checked against the body digest that its envelope signs.  Raises Malformed."""
-    if sha256(packet.payload).digest() != packet.envelope.body:
+    if not is_signed_payload(packet):
         raise Malformed("payload is not the signed body")
     payload_type: type[Wire] = PAYLOAD_TYPES[Kind(packet.envelope.kind)]
     return decode(payload_type, packet.payload, bytes_max=len(packet.payload))  # type: ignore[return-value]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from p2pdfl import params
-from p2pdfl.codec import Malformed, body_digest, decode_payload, encode
+from p2pdfl.codec import Malformed, body_digest, decode_payload, encode, is_signed_payload
 from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
 from p2pdfl.protocol.anchor import turn_ms
 from p2pdfl.protocol.assignment import Assignment, batch_seed
@@ -260,6 +260,9 @@ class Run:
         envelope, setup, open_round = packet.envelope, self.setup, self.round
         if envelope.task != setup.task_id:
             raise Reject("other task")
+        if not is_signed_payload(packet):
+            # ATTACK: else the signature would be remembered, and what it is for refused as seen before
+            raise Reject("payload is malformed")
         members = self.epochs.get(envelope.epoch)
         if members is None:
             is_of_epoch = envelope.round < setup.task.total_rounds and (

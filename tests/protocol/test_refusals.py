@@ -11,7 +11,7 @@ import pytest
 from p2pdfl import params
 from p2pdfl.codec import encode
 from p2pdfl.crypto.envelope import Signer
-from p2pdfl.protocol.events import CertificateReceived
+from p2pdfl.protocol.events import CertificateReceived, Notice, PacketReceived
 from p2pdfl.types import (
     ZERO_DIGEST,
     Accuse,
@@ -100,6 +100,18 @@ def test_a_payload_that_is_not_the_signed_body() -> None:
     stage = a_stage()
     packet = stage.packet(1, Close(head=HEAD), view=3)
     assert refused(stage, packet.replace(payload=encode(Close(head=OTHER)))) == "Reject: payload is malformed"
+
+
+def test_junk_under_a_signature_does_not_keep_out_what_it_is_for() -> None:
+    """Found by the simulator (seed 16039): else whoever passes on an equivocator's second COMMIT with another payload
+    leaves the receiver behind for ever, once a head names that COMMIT."""
+    stage = Stage(until=in_propose_phase(2), seed=5)
+    first, second = (stage.packet(1, Close(head=head), view=3) for head in (HEAD, OTHER))
+    stage.run.handle(PacketReceived(packet=first), 0)
+    assert refused(stage, second.replace(payload=first.payload)) == "Reject: payload is malformed"
+    notices = stage.run.handle(PacketReceived(packet=second), 0)
+    assert [notice.name for notice in notices if isinstance(notice, Notice)] == ["equivocation"]
+    assert second in stage.open.packets
 
 
 def test_a_payload_of_another_kind() -> None:
