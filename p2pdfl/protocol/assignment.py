@@ -24,6 +24,7 @@ class Assignment:
     audits: Mapping[MemberIndex, MemberIndex]
     """auditor -> whose update of round r - AUDIT_LAG it replays."""
     trainers: frozenset[MemberIndex]
+    """Auditors among them (ADR 13)."""
 
     def leader(self, view: int) -> MemberIndex:
         return self.leaders[view % len(self.leaders)]
@@ -43,7 +44,7 @@ def compute_assignment(
     order = shuffled(beacon, b"leaders", unbanned)
     leaders = [index for index in order if index in present] + [index for index in order if index not in present]
     audits = _draw_audits(beacon, unbanned, sorted(audited), math.ceil(audit_fraction * len(unbanned)))
-    trainers = frozenset(index for index in unbanned if index not in audits) if is_training_round else frozenset()
+    trainers = frozenset(unbanned) if is_training_round else frozenset()
     return Assignment(leaders=tuple(leaders), audits=audits, trainers=trainers)
 
 
