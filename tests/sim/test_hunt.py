@@ -116,18 +116,6 @@ def test_after_the_calm_nothing_is_lost_and_everybody_is_up() -> None:
         assert all(crash.at_ms + crash.down_ms <= plan.calm_ms + 2 for crash in plan.crashes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "seed",
-    [
-        # junk passed on under an equivocator's second signature kept its COMMIT out: five peers stayed in round 2
-        16_039,
-    ],
-)
-def test_what_was_found_once_is_not_found_again(seed: int) -> None:
-    assert run_case(draw_case(seed)).violations == ()
-
-
 @pytest.mark.parametrize(
     ("plant", "seed", "found"),
     [
