@@ -41,6 +41,10 @@ VERDICT_ROUNDS = 4
 """Rounds within which an accusation must become a listed verdict, else it lapses."""
 AUDIT_TOLERANCE = 0.02
 """Relative L2 between decoded payloads (measured: 10x below useful attacks, 15x above the worst noise)."""
+AUDIT_AGREEMENT = 0.01
+"""Relative L2 up to which, under profile `tolerant`, jurors find an accusation false."""
+AUDIT_NOISE_MAX = 0.004
+"""Relative L2 by which rounding may change an update that an audit under `tolerant` convicts anybody of."""
 VERDICT_ROUNDS_MAX = 16
 AUDIT_LAG = 2
 """beacon[r] assigns audits of round r - AUDIT_LAG."""
