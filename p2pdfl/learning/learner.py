@@ -57,7 +57,8 @@ class Learner:
         loaded = data.load(task.data)
         self.data_digest: Digest = loaded.digest()
         if task.data_digest not in (None, self.data_digest):
-            raise DigestMismatch(_differs("data_digest", task.data_digest, self.data_digest))
+            differs = _differs("data_digest", task.data_digest, self.data_digest)
+            raise DigestMismatch("; ".join(filter(None, (differs, data.origin(task.data)))))
         self._x_train, self._y_train = torch.tensor(loaded.x_train), torch.tensor(loaded.y_train)
         self._x_test, self._y_test = torch.tensor(loaded.x_test), torch.tensor(loaded.y_test)
         self._module = models.build(task.model, task.seed)

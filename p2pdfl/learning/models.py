@@ -8,8 +8,6 @@ again from PCG64, uniform with bound 1 / sqrt(fan-in) as in torch's linear and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from p2pdfl import params
 from p2pdfl.learning import draw
+from p2pdfl.learning.networks import BUILT_IN
 from p2pdfl.learning.quantize import update_bytes
 from p2pdfl.learning.resolve import call
 from p2pdfl.task import TaskError
@@ -88,16 +87,6 @@ def check_replayable(module: nn.Module, inputs: Tensor, classes: Tensor, class_c
         raise ModelError(f"model: cannot be trained on the task's data: {error}") from error
     if any(not torch.equal(buffer, buffers[name]) for name, buffer in module.named_buffers()):
         raise ModelError("model: a pass changes a buffer; only parameters travel between rounds")
-
-
-class DigitsMLP(nn.Sequential):
-    """64 pixels -> 10 classes; 17 226 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
-
-
-BUILT_IN: dict[str, Callable[[], Any]] = {"digits_mlp": DigitsMLP}
 
 
 def _built(name: str, seed: int) -> nn.Module:

@@ -37,10 +37,13 @@ def look_in(folder: Path) -> None:
 
 
 def call(field: str, name: str, built_in: dict[str, Callable[[], Any]]) -> Any:
-    """What the function that `name` stands for in the task's `field` returns.  Raises TaskError."""
+    """What the function that `name` stands for in the task's `field` returns.  Raises TaskError, also that which the
+    function raises."""
     function = built_in[name] if name in built_in else _imported(field, name, built_in)
     try:
         return function()
+    except TaskError:
+        raise
     except _FAILURES as error:
         raise TaskError(f"{field}: {name!r} failed: {type(error).__name__}: {error}") from error
 

@@ -11,6 +11,7 @@ from statistics import fmean
 import pytest
 
 from p2pdfl import cli
+from p2pdfl.behaviours import UpdateBehaviour
 from p2pdfl.study import Attack, Row, Study, StudyError, run
 from p2pdfl.study.cell import cells, run_cell
 from p2pdfl.study.results import Results, report, rounds_of_coin_flips, rounds_to_catch
@@ -59,6 +60,22 @@ def test_audits_ban_all_who_attack_and_nobody_else(rows: dict[tuple[str, str, fl
 def test_a_cell_gives_the_same_row_again(rows: dict[tuple[str, str, float], Row]) -> None:
     cell = cells(STUDY)[-1]
     assert run_cell(STUDY, cell) == rows[cell.key[:3]]
+
+
+@pytest.mark.parametrize("behaviour", ["label_flip", "backdoor", "ipm"])
+def test_audits_of_shards_ban_all_who_attack_and_nobody_else(behaviour: UpdateBehaviour) -> None:
+    task = STUDY.task.model_copy(update={"training_rounds": 12, "dirichlet": 0.3})
+    attacks = (Attack(behaviour=behaviour),)
+    study = STUDY.model_copy(update={"attacks": attacks, "rules": STUDY.rules[:1], "audits": (0.6,), "task": task})
+    (cell,) = cells(study)
+    row = run_cell(study, cell)
+    assert (row.banned, row.honest_banned) == (2, 0)
+
+
+def test_a_cell_of_digits_cnn_learns() -> None:
+    task = STUDY.task.model_copy(update={"model": "digits_cnn"})
+    study = STUDY.model_copy(update={"task": task, "rules": STUDY.rules[:1], "audits": (0.6,)})
+    assert (run_cell(study, cells(study)[0]).accuracy or 0) > 0.7
 
 
 def test_a_backdoor_has_a_success_rate() -> None:
@@ -201,5 +218,6 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pyte
     assert cli.main(["study", str(path), "--out", str(tmp_path), "--processes", "1"]) == cli.EXIT_USAGE
     assert cli.main(["study", "nonesuch"]) == cli.EXIT_USAGE
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "p2pdfl: model: 'nothing' is neither built in (digits_mlp) nor of the form package.module:function"
+    assert first.startswith("p2pdfl: model: 'nothing' is neither built in (char_transformer, ")
+    assert first.endswith("nor of the form package.module:function")
     assert "no study 'nonesuch'" in second
