@@ -222,7 +222,7 @@ export function checkCertificate (certificate, domain, task, list) {
 
 // --- task id -------------------------------------------------------------------------------------------------------
 
-const FLOATS = new Set(['audit_fraction', 'learning_rate', 'outer_learning_rate', 'outer_momentum'])
+const FLOATS = new Set(['audit_fraction', 'dirichlet', 'learning_rate', 'outer_learning_rate', 'outer_momentum'])
 
 /** fields: name -> JSON text of its value, all fields of the task. */
 export function taskId (fields) {

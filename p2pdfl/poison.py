@@ -11,6 +11,7 @@ from functools import cache
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2pdfl.behaviours import Poison
 from p2pdfl.learning import attacks, quantize
@@ -113,3 +114,7 @@ class WithBackdoor(Learner):
             self._x_test, self._y_test = self._x_test[others], self._y_test[others]
         self._x_test = attacks.triggered(self._x_test, largest)
         self._y_test = self._y_test.new_full(self._y_test.shape, attacks.TARGET_CLASS)
+
+    def _examples_of(self, author: Address) -> NDArray[np.int64]:
+        own = super()._examples_of(author)
+        return np.concatenate([own, own + len(self._labels)])  # the same examples with the pattern

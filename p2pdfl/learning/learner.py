@@ -20,6 +20,7 @@ from p2pdfl.learning import checkpoint, data, models, quantize, replay, train
 from p2pdfl.learning.aggregate import aggregate
 from p2pdfl.learning.checkpoint import StateError
 from p2pdfl.learning.quantize import Header
+from p2pdfl.learning.shards import SHARD_DIVISOR, shard
 from p2pdfl.learning.state import State, outer_step
 from p2pdfl.task import Task, TaskError
 from p2pdfl.types import ZERO_DIGEST, Address, Digest, Outcome
@@ -59,6 +60,9 @@ class Learner:
         if task.data_digest not in (None, self.data_digest):
             differs = _differs("data_digest", task.data_digest, self.data_digest)
             raise DigestMismatch("; ".join(filter(None, (differs, data.origin(task.data)))))
+        if task.dirichlet is not None and loaded.y_train.ndim != 1:
+            raise TaskError("dirichlet: needs data with one class per example")
+        self._labels = loaded.y_train
         self._x_train, self._y_train = torch.tensor(loaded.x_train), torch.tensor(loaded.y_train)
         self._x_test, self._y_test = torch.tensor(loaded.x_test), torch.tensor(loaded.y_test)
         self._module = models.build(task.model, task.seed)
@@ -90,6 +94,7 @@ class Learner:
             self._module_at(state),
             self._x_train,
             self._y_train,
+            self._examples_of(author),
             seed=seed,
             local_steps=self.task.local_steps,
             batch_size=self.task.batch_size,
@@ -133,6 +138,18 @@ class Learner:
         """Digest of a fixed update: equal on every machine whose arithmetic is fit for the task."""
         update = self.train(self.initial_state(), seed=_REFERENCE_SEED, task_id=ZERO_DIGEST, round=0, author=bytes(20))
         return sha256(update).digest()
+
+    def _examples_of(self, author: Address) -> NDArray[np.int64]:
+        """Indices into the training set: what `author` draws its batches from."""
+        if self.task.dirichlet is None:
+            return np.arange(len(self._labels))
+        return shard(
+            self._labels,
+            alpha=self.task.dirichlet,
+            size=max(1, len(self._labels) // SHARD_DIVISOR),
+            task_seed=self.task.seed,
+            author=author,
+        )
 
     def _module_at(self, state: State) -> nn.Module:
         # a copy per call: torch modules hold their parameters, and calls come from several threads

@@ -34,19 +34,21 @@ def pseudo_gradient(
     module: nn.Module,
     inputs: Tensor,
     classes: Tensor,
+    examples: NDArray[np.int64],
     *,
     seed: bytes,
     local_steps: int,
     batch_size: int,
     learning_rate: float,
 ) -> NDArray[np.float64]:
-    """Float64 [dimension].  Trains `module` in place; batches are drawn with repetition."""
+    """Float64 [dimension].  Trains `module` in place; batches are drawn with repetition from `examples`, which are
+    indices into inputs and classes."""
     before = models.flatten(module)
     words = draw.stream(b"batches", seed)
     parameters = list(models.trained(module).values())
     module.train()
     for _ in range(local_steps):
-        batch = torch.from_numpy(draw.indices(words, batch_size, len(inputs)))
+        batch = torch.from_numpy(examples[draw.indices(words, batch_size, len(examples))])
         loss = cross_entropy(module(inputs[batch]), classes[batch])
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         with torch.no_grad():

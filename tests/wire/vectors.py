@@ -197,7 +197,7 @@ def _keys(peer: Peer) -> Vector:
 
 
 def _task() -> Vector:
-    return {"fields": TASK.model_dump(mode="json"), "task_id": TASK_ID.hex(), "topic": TOPIC}
+    return {"fields": TASK.model_dump(mode="json", exclude_none=True), "task_id": TASK_ID.hex(), "topic": TOPIC}
 
 
 def _possession(peer: Peer) -> Vector:
