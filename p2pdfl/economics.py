@@ -13,7 +13,8 @@ from p2pdfl import params
 from p2pdfl.protocol.assignment import auditor_count
 
 ROUNDS_WITHOUT_AUDITS = params.AUDIT_LAG + 1
-"""From the first bad update until it can be audited, and from the last one's audit until a head lists the verdict."""
+"""From the first bad update until it can be audited, and the one whose head lists the last verdict, unless the jury is
+quick enough for the head of the round that it was audited in."""
 NEGLIGIBLE = 1e-9
 """Chance beyond which rounds are no longer summed."""
 
@@ -58,6 +59,10 @@ class Audits:
     def rounds_to_catch_all(self) -> float:
         """Member by member and round by round.  With one auditor, sum over b of (h + b)(h + b - 1) / (h b)."""
         return _rounds_to_catch(self.honest, self.byzantine, self.audit_fraction)
+
+    def rounds_to_catch(self, every: int) -> float:
+        """All of them, where they send bad updates in the first round and then in each `every`-th one only."""
+        return 1 + every * (self.rounds_to_catch_all - 1)
 
     @property
     def rounds_of_coin_flips(self) -> float:

@@ -810,9 +810,15 @@ class Run:
     def _punish(self, propose: Propose, context: RoundContext) -> list[Effect]:
         """The bans that this head makes effective, and their proofs for the contract."""
         effects: list[Effect] = []
+        cases = {self.docket.loser_address(entry): entry for entry in propose.contents.verdicts}
         for address, evidence in self.docket.bans(propose.contents).items():
             self.banned[address] = evidence
-            effects.append(_notice("ban", round=context.round, member=_hex(address), evidence=evidence))
+            case = cases.get(address)
+            found: dict[str, str | int] = {}
+            if case is not None:
+                accuser = self.epochs[case.epoch].addresses[case.accuser]
+                found = {"accuser": _hex(accuser), "audited_round": case.audited_round, "verdict_round": case.round}
+            effects.append(_notice("ban", round=context.round, member=_hex(address), evidence=evidence, **found))
         delay_ms = turn_ms(context.assignment, context.epoch.indices.get(self.setup.address))
         if delay_ms is None:
             return effects

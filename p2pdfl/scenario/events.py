@@ -132,8 +132,14 @@ class VerdictListed(_Line):
 class Ban(_Line):
     event: Literal["ban"]
     round: int
+    """Whose head lists it."""
     member: Address
     evidence: str
+    accuser: Address | None = None
+    """Of the verdict, as all that follows; an equivocation has none."""
+    audited_round: int | None = None
+    verdict_round: int | None = None
+    """The one in which the update was audited and judged."""
 
 
 class AnchorSent(_Line):

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -15,6 +15,9 @@ from rich.text import Text
 from p2pdfl.scenario.events import PeerRecord
 from p2pdfl.scenario.spec import Scenario
 from p2pdfl.scenario.summary import PeerRow, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 METRICS = ("round", "peer", "behaviour", "epoch", "view", "accuracy", "seconds", "commits", "updates", "bytes_sent")
 """Columns of metrics.csv, one row per round and peer; bytes_sent is of that round alone."""
@@ -62,12 +65,17 @@ def plot_accuracy(path: Path, scenario: Scenario, records: Sequence[PeerRecord],
     axes.axvspan(
         scenario.task.training_rounds - 0.5, scenario.task.total_rounds - 0.5, color="0.93", label="closing rounds"
     )
-    for place, peer in enumerate(peer for peer in summary.peers if peer.behaviour is not None):
-        color = f"C{place + 1}"
-        if peer.from_round is not None:
-            axes.axvline(peer.from_round, color=color, linestyle=":", label=f"{peer.name} starts: {peer.behaviour}")
-        if peer.caught_round is not None:
-            axes.axvline(peer.caught_round, color=color, label=f"{peer.name} banned: {peer.evidence}")
+    starts: dict[tuple[int, str], list[str]] = {}
+    for peer in summary.peers:
+        if peer.behaviour is not None and peer.from_round is not None:
+            starts.setdefault((peer.from_round, peer.behaviour), []).append(peer.name)
+    for place, ((round, behaviour), names) in enumerate(starts.items()):
+        who = f"{names[0]} starts" if len(names) == 1 else f"{len(names)} peers start"
+        axes.axvline(round, color=f"C{place + 1}", linestyle=":", label=f"{who}: {behaviour}")
+    for place, ban in enumerate(summary.bans, len(starts)):
+        axes.axvline(ban.round, color=f"C{place + 1}", label=f"{ban.name} banned: {ban.evidence}")
+    if len(summary.bans) > 1:
+        _plot_left(axes, scenario, summary)
     for anchor in summary.anchors:
         axes.plot([anchor.round], [0.02], marker="^", color="black", clip_on=False)
     axes.set(
@@ -78,8 +86,23 @@ def plot_accuracy(path: Path, scenario: Scenario, records: Sequence[PeerRecord],
         title=f"{scenario.name}: {'ok' if summary.ok else 'NOT as expected'}",
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.08, 0.5), fontsize="small", frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def _plot_left(axes: Axes, scenario: Scenario, summary: Summary) -> None:
+    """How many Byzantine peers are not banned, as steps on an axis of its own."""
+    rounds = [ban.round for ban in summary.bans if ban.name in scenario.behaviours]
+    count = len(scenario.behaviours)
+    other = axes.twinx()
+    other.step(
+        [-0.5, *rounds, scenario.task.total_rounds - 0.5],
+        [count, *range(count - 1, count - 1 - len(rounds), -1), count - len(rounds)],
+        where="post",
+        color="0.5",
+        linewidth=1,
+    )
+    other.set(ylabel="Byzantine peers that are not banned (grey)", ylim=(0, scenario.peers))
 
 
 def print_verdict(console: Console, directory: Path, summary: Summary) -> None:
@@ -102,6 +125,13 @@ def verdict(summary: Summary) -> Group:
         peers.add_column(heading)
     for row in summary.peers:
         peers.add_row(*_peer_cells(row))
+
+    bans = Table(title="bans", title_justify="left")
+    for heading in ("in round", "banned", "evidence", "audited round", "auditor", "verdict in round"):
+        bans.add_column(heading)
+    for ban in summary.bans:
+        found = (ban.audited_round, ban.auditor, ban.verdict_round)
+        bans.add_row(str(ban.round), ban.name, ban.evidence, *("" if value is None else str(value) for value in found))
 
     expected = Table(title="expected", title_justify="left")
     for heading in ("", "what", "expected", "seen"):
@@ -126,7 +156,20 @@ def verdict(summary: Summary) -> Group:
         if summary.ok
         else Text(f"{summary.scenario}: NOT as expected", style="bold red")
     )
-    return Group(peers, expected, facts, outcome)
+    return Group(peers, *([bans] if summary.bans else []), expected, *_audits(summary), facts, outcome)
+
+
+def _audits(summary: Summary) -> list[Text]:
+    audits = summary.audits
+    if audits is None:
+        return []
+    took = "not all were found" if audits.rounds is None else f"it took {audits.rounds}"
+    return [
+        Text(
+            f"{audits.auditors} audits per round find a bad update with {100 * audits.chance:.0f} %: all "
+            f"{audits.byzantine} who send some in {audits.rounds_expected:.1f} rounds with audits by formula; {took}"
+        )
+    ]
 
 
 def _peer_cells(row: PeerRow) -> tuple[str, ...]:

@@ -190,7 +190,7 @@ def _bans(study: Study, rows: Sequence[Row]) -> list[Table]:
                     "in all rounds" if every == 1 else f"every {every} rounds",
                     f"{fraction:g}",
                     str(audits.auditors),
-                    f"{1 + every * (audits.rounds_to_catch_all - 1):.1f} + {ROUNDS_WITHOUT_AUDITS}",
+                    f"{audits.rounds_to_catch(every):.1f} + {ROUNDS_WITHOUT_AUDITS}",
                     f"{fmean(after):.1f}" + (f" ± {stdev(after) / math.sqrt(len(after)):.1f}" if after[1:] else ""),
                     f"{quantiles(after, n=20, method='inclusive')[-1]:.0f}" if after[1:] else "-",
                     f"{len(after)} of {len(found)}",

@@ -35,11 +35,12 @@ def events_of(name: str) -> list[dict[str, Any]]:
     for round in range(ROUNDS):
         events.append({"event": "phase", "round": round, "view": 0, "phase": "train"})
         events.append({"event": "beacon", "round": round, "value": head(100 + round)})
-        if round == 2:
+        if round == 3:
             accused = {"accuser": ADDRESSES["peer1"], "accused": ADDRESSES["peer2"], "audited_round": 1}
             events.append({"event": "accusation", "round": round, **accused})
-        if round == 3:
-            events.append({"event": "ban", "round": round, "member": ADDRESSES["peer2"], "evidence": "guilty"})
+            found = {"accuser": ADDRESSES["peer1"], "audited_round": 1, "verdict_round": round}
+            ban = {"member": ADDRESSES["peer2"], "evidence": "guilty"}
+            events.append({"event": "ban", "round": round, **ban, **found})
         events.append(
             {
                 "event": "round",
