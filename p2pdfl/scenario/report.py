@@ -73,7 +73,7 @@ def plot_accuracy(path: Path, scenario: Scenario, records: Sequence[PeerRecord],
         who = f"{names[0]} starts" if len(names) == 1 else f"{len(names)} peers start"
         axes.axvline(round, color=f"C{place + 1}", linestyle=":", label=f"{who}: {behaviour}")
     for place, ban in enumerate(summary.bans, len(starts)):
-        axes.axvline(ban.round, color=f"C{place + 1}", label=f"{ban.name} banned: {ban.evidence}")
+        axes.axvline(ban.round, color=f"C{place + 1}", label=f"{ban.name} banned in {ban.round}: {ban.evidence}")
     if len(summary.bans) > 1:
         _plot_left(axes, scenario, summary)
     for anchor in summary.anchors:
@@ -102,7 +102,8 @@ def _plot_left(axes: Axes, scenario: Scenario, summary: Summary) -> None:
         color="0.5",
         linewidth=1,
     )
-    other.set(ylabel="Byzantine peers that are not banned (grey)", ylim=(0, scenario.peers))
+    other.set(ylim=(0, 3 * count), yticks=range(count + 1))
+    other.set_ylabel("Byzantine peers not banned (grey)", loc="bottom", fontsize="small")
 
 
 def print_verdict(console: Console, directory: Path, summary: Summary) -> None:
