@@ -43,6 +43,10 @@ $(READY): pyproject.toml packaging/setup.sh $(wildcard packaging/*/pyproject.tom
 scenario-byzantine: NAME := byzantine
 scenario-byzantine: scenario ## eight peers, two cheat, both are caught and slashed
 
+.PHONY: scenario-vanish
+scenario-vanish: NAME := vanish
+scenario-vanish: scenario ## sixteen peers, audits alone: five push the model away and vanish one after the other
+
 .PHONY: scenario
 scenario: $(READY) ## NAME=...: one of scenarios/, or a file of your own
 	@test -n '$(NAME)' || { echo 'which one?  make scenario NAME=$(firstword $(sort $(basename $(notdir $(wildcard scenarios/*.toml)))))' >&2; exit 2; }

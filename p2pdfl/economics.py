@@ -27,6 +27,8 @@ class Audits:
     audit_fraction: float
 
     def __post_init__(self) -> None:
+        if self.peers > params.MEMBER_COUNT_MAX:
+            raise ValueError(f"{self.peers} peers: there are {params.MEMBER_COUNT_MAX} at most")
         if not 0 <= self.byzantine < self.peers:
             raise ValueError(f"{self.byzantine} of {self.peers} peers leaves nobody honest")
         if not 0 <= self.audit_fraction <= 1:
@@ -56,6 +58,12 @@ class Audits:
         return 1 / self.chance if self.chance else math.inf
 
     @property
+    def penalty(self) -> float:
+        """For each bad update, in slashes, of who sends them until banned: some more slip in before that, and one slash
+        pays for all.  A single one costs `chance`, which is more."""
+        return 1 / (self.rounds_to_catch_one + ROUNDS_WITHOUT_AUDITS)
+
+    @property
     def rounds_to_catch_all(self) -> float:
         """Member by member and round by round.  With one auditor, sum over b of (h + b)(h + b - 1) / (h b)."""
         return _rounds_to_catch(self.honest, self.byzantine, self.audit_fraction)
@@ -76,6 +84,22 @@ class Audits:
             rounds += somebody_left
             unbanned *= 1 - p
         return rounds
+
+
+HEADINGS = ("audit_fraction", "auditors", "work", "found", "one", "all", "penalty")
+
+
+def cells(audits: Audits) -> tuple[str, ...]:
+    """What a table says under HEADINGS."""
+    return (
+        f"{audits.audit_fraction:g}",
+        str(audits.auditors),
+        f"{100 * audits.overhead:.0f} %",
+        f"{100 * audits.chance:.1f} %",
+        f"{audits.rounds_to_catch_one:.1f}",
+        f"{audits.rounds_to_catch_all:.1f}",
+        f"{100 * audits.penalty:.1f} %",
+    )
 
 
 def _rounds_to_catch(honest: int, byzantine: int, audit_fraction: float) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from hashlib import sha256
+from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
 
-from p2pdfl.economics import Audits
+from p2pdfl.economics import HEADINGS, Audits, cells
 from p2pdfl.protocol.assignment import compute_assignment
 
 
@@ -99,7 +100,31 @@ def test_the_largest_list_has_figures() -> None:
     assert large.rounds_to_catch_one < large.rounds_to_catch_all < large.rounds_of_coin_flips < 1000
 
 
-@pytest.mark.parametrize(("peers", "byzantine", "audit_fraction"), [(3, 3, 0.5), (3, -1, 0.5), (3, 1, 1.1), (0, 0, 0)])
+def test_attacks_in_some_rounds_only_take_so_much_longer() -> None:
+    alone = Audits(peers=16, byzantine=1, audit_fraction=0.25)
+    assert alone.rounds_to_catch(1) == alone.rounds_to_catch_all
+    assert alone.rounds_to_catch(5) == pytest.approx(16)  # the first, and three times five more
+
+
+def test_who_sends_bad_updates_until_banned_pays_one_slash_for_some_more_than_are_audited() -> None:
+    assert Audits(peers=16, byzantine=1, audit_fraction=0.25).penalty == pytest.approx(1 / (4 + 3))
+    assert Audits(peers=16, byzantine=1, audit_fraction=0).penalty == 0
+
+
+def test_the_table_in_the_docs_is_what_the_formulas_say() -> None:
+    lines = (Path(__file__).resolve().parents[1] / "docs" / "audits.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[0] == ["n, b", *HEADINGS]
+    for members, *told in rows[2:]:
+        peers, byzantine = members.split(", ")
+        audits = Audits(peers=int(peers), byzantine=int(byzantine), audit_fraction=float(told[0]))
+        assert tuple(told) == cells(audits)
+    assert len(rows) > 20
+
+
+@pytest.mark.parametrize(
+    ("peers", "byzantine", "audit_fraction"), [(3, 3, 0.5), (3, -1, 0.5), (3, 1, 1.1), (0, 0, 0), (257, 1, 0.5)]
+)
 def test_what_cannot_be_is_refused(peers: int, byzantine: int, audit_fraction: float) -> None:
-    with pytest.raises(ValueError, match=r"honest|audit_fraction"):
+    with pytest.raises(ValueError, match=r"honest|audit_fraction|at most"):
         Audits(peers=peers, byzantine=byzantine, audit_fraction=audit_fraction)
