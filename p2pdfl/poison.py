@@ -1,6 +1,6 @@
 """What a `Poison` comes to: the bytes of an update that is not the one assigned, in a peer's process or a simulation.
 
-It carries the right header: it decodes, and only a replay tells.
+Those of `behaviours.UpdateBehaviour` decode, and only a replay tells.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Poisoner:
             return assigned
         if effect.behaviour == "garbage":
             return attacks.generator(b"garbage", effect.seed).bytes(len(assigned))
+        if effect.behaviour == "zip_bomb":
+            return header.to_bytes() + attacks.zip_bomb(len(assigned) - len(header.to_bytes()))
         factor = effect.factor
         if factor is None:
             factor = attacks.DEFAULT_FACTORS.get(effect.behaviour, 1.0)
