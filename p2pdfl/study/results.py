@@ -122,7 +122,7 @@ def rows_of(study: Study, rows: Sequence[Row], attack: Attack, rule: str, audits
 def report(study: Study, rows: Sequence[Row]) -> Group:
     table = Table(title=f"{study.name}: {study.byzantine} of {study.peers} peers attack", title_justify="left")
     table.add_column("attack")
-    table.add_column("rule")
+    table.add_column("rule", no_wrap=True)
     for name in (
         "audits",
         "seeds",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import sys
 from pathlib import Path
 from statistics import fmean
 
@@ -72,7 +73,7 @@ def test_the_example_has_its_own_model_and_data(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
     study = importlib.import_module("own_study").STUDY
     row = run_cell(study, cells(study)[0])
-    assert row.attack == "none"
+    assert row.attack == "sign_flip"
     assert (row.accuracy or 0) > 0.8
 
 
@@ -175,6 +176,23 @@ def test_the_command_leaves_a_table_and_says_so(tmp_path: Path, capsys: pytest.C
     told = capsys.readouterr().out
     assert "tiny: 1 of 4 peers attack" in told
     assert str(tmp_path / "study-tiny" / "results.csv") in told
+
+
+def test_own_model_and_data_stand_beside_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_the_study.py").write_text(
+        "import numpy as np\n"
+        "from torch import nn\n"
+        "def model(): return nn.Linear(2, 2)\n"
+        "def data(): return np.eye(2), np.arange(2), np.eye(2), np.arange(2)\n"
+    )
+    path = tmp_path / "own.toml"
+    path.write_text(
+        'name = "own"\npeers = 3\nbyzantine = 1\nseeds = 1\naudits = [0.0]\nattacks = ["none"]\n'
+        '[task]\nmodel = "beside_the_study:model"\ndata = "beside_the_study:data"\n'
+        "training_rounds = 1\nlocal_steps = 1\n"
+    )
+    assert cli.main(["study", str(path), "--out", str(tmp_path), "--processes", "1"]) == cli.EXIT_OK
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
