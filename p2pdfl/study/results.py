@@ -158,6 +158,9 @@ def report(study: Study, rows: Sequence[Row]) -> Group:
                 )
                 notes += _expectation(study, attack, audits, after, len(found))
         table.add_section()
+    sizes = [row.bytes_per_update for row in rows if row.bytes_per_update is not None]
+    if sizes:
+        notes.append(Text(f"an honest member's update has {fmean(sizes) / 1000:.1f} kB"))
     return Group(table, *notes)
 
 
