@@ -140,7 +140,7 @@ bench: $(READY) ## what a round costs a peer, part by part; gossip beside the li
 	@$(BIN)/python benchmarks/pull.py
 
 .PHONY: fuzz
-fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip's frames and the pull protocol, by coverage
+fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip's frames, pulls and updates, by coverage
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -e '.[fuzz]'
 	@cd tests && PYTHONPATH=..:. ../$(BIN)/python -m fuzz --minutes '$(MINUTES)' $(ARGS)
 

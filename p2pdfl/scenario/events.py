@@ -99,6 +99,8 @@ class RoundClosed(_Line):
     seconds: float
     commits: int
     updates: int
+    update_bytes: int
+    """Of all of them, as they were sent."""
     bytes_sent: int
     """Since the peer's start, at the socket."""
 

@@ -19,7 +19,19 @@ from p2pdfl.scenario.summary import PeerRow, Summary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METRICS = ("round", "peer", "behaviour", "epoch", "view", "accuracy", "seconds", "commits", "updates", "bytes_sent")
+METRICS = (
+    "round",
+    "peer",
+    "behaviour",
+    "epoch",
+    "view",
+    "accuracy",
+    "seconds",
+    "commits",
+    "updates",
+    "update_bytes",
+    "bytes_sent",
+)
 """Columns of metrics.csv, one row per round and peer; bytes_sent is of that round alone."""
 
 
@@ -35,9 +47,10 @@ def write_metrics(path: Path, scenario: Scenario, records: Sequence[PeerRecord])
         byzantine = scenario.behaviours.get(record.name)
         sent_before = 0
         for number, line in sorted(record.rounds.items()):
-            measured = (line.accuracy, line.seconds, line.commits, line.updates, line.bytes_sent - sent_before)
+            measured = (line.accuracy, line.seconds, line.commits, line.updates, line.update_bytes)
+            sent = line.bytes_sent - sent_before
             rows.append(
-                (number, record.name, byzantine.behaviour if byzantine else "", line.epoch, line.view, *measured)
+                (number, record.name, byzantine.behaviour if byzantine else "", line.epoch, line.view, *measured, sent)
             )
             sent_before = line.bytes_sent
     rows.sort(key=lambda row: (row[0], row[1]))
@@ -151,6 +164,7 @@ def verdict(summary: Summary) -> Group:
         f"{_network(summary)}\n"
         f"honest peers' time, together: {spent}; sent per peer and round: "
         f"{(summary.bytes_sent_per_peer_per_round or 0) / 1000:.0f} kB"
+        f"; an update has {(summary.bytes_per_update or 0) / 1000:.1f} kB"
     )
     outcome = (
         Text(f"{summary.scenario}: ok", style="bold green")

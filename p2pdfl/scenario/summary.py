@@ -7,7 +7,7 @@ from the chain alone.  Pure: nothing is read or written here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -131,6 +131,8 @@ class Summary(_Row):
     seconds: dict[str, float]
     """Where peers' time went, summed over the honest ones."""
     bytes_sent_per_peer_per_round: int | None
+    bytes_per_update: int | None
+    """Mean over the updates in heads, as they were sent."""
     wall_seconds: float
     expected: list[Expectation]
 
@@ -189,6 +191,7 @@ def summarize(
             for part in SECONDS
         },
         bytes_sent_per_peer_per_round=round(fmean(per_round)) if per_round else None,
+        bytes_per_update=_bytes_per_update(closed.values()),
         wall_seconds=round(wall_seconds, 3),
         expected=expected,
     )
@@ -485,6 +488,12 @@ def describe_end(record: PeerRecord) -> str:
     if record.exit_code < 0:
         return f"killed by signal {-record.exit_code}"
     return f"stopped with exit code {record.exit_code}"
+
+
+def _bytes_per_update(rounds: Iterable[RoundClosed]) -> int | None:
+    lines = list(rounds)
+    count = sum(line.updates for line in lines)
+    return round(sum(line.update_bytes for line in lines) / count) if count else None
 
 
 def _median_seconds(scenario: Scenario, honest: Sequence[PeerRecord], *, training: bool) -> float | None:

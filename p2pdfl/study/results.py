@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from p2pdfl.economics import ROUNDS_WITHOUT_AUDITS, Audits
 from p2pdfl.study.cell import Row
@@ -156,7 +157,9 @@ def report(study: Study, rows: Sequence[Row]) -> Group:
                     f"{fmean(after):.1f}" if len(after) == len(found) else "-",
                 )
         table.add_section()
-    return Group(table, *_bans(study, rows))
+    sizes = [row.bytes_per_update for row in rows if row.bytes_per_update is not None]
+    size = [Text(f"an honest member's update has {fmean(sizes) / 1000:.1f} kB")] if sizes else []
+    return Group(table, *_bans(study, rows), *size)
 
 
 def _percent(values: Sequence[float], of: Callable[[Sequence[float]], float]) -> str:

@@ -53,6 +53,7 @@ def events_of(name: str) -> list[dict[str, Any]]:
                 "seconds": 2.0 if round < 3 else 1.0,
                 "commits": 4,
                 "updates": 3,
+                "update_bytes": 3000 + 3 * round,
                 "bytes_sent": 1000 * (round + 1),
             }
         )

@@ -23,6 +23,7 @@ REQUIRED = {
     "round_seconds",
     "seconds",
     "bytes_sent_per_peer_per_round",
+    "bytes_per_update",
     "expected",
     "ok",
 }
@@ -85,6 +86,7 @@ def test_metrics_have_one_row_per_round_and_peer(tmp_path: Path) -> None:
         "seconds": "2.0",
         "commits": "4",
         "updates": "3",
+        "update_bytes": "3003",
         "bytes_sent": "1000",
     }
 

@@ -122,6 +122,7 @@ def test_the_summary_has_the_runs_figures() -> None:
     assert (summary.round_seconds, summary.closing_round_seconds) == (2.0, 1.0)
     assert summary.seconds == {"train": 6.0, "audit": 0.0, "crypto": 3.0, "network_wait": 0.0, "chain": 0.0}
     assert summary.bytes_sent_per_peer_per_round == 1000
+    assert summary.bytes_per_update == 1004  # 1000 in round 0, 1008 in round 8
     assert set(summary.model_digest) == {"peer0", "peer1", "peer3"}
     assert [(anchor.round, anchor.gas) for anchor in summary.anchors] == [(3, 90_000), (8, 80_000)]
 

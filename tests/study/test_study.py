@@ -73,6 +73,13 @@ def test_a_backdoor_has_a_success_rate() -> None:
     assert (run_cell(study, cell).backdoor_success or 0) > 0.5
 
 
+def test_a_row_tells_what_an_update_costs(rows: dict[tuple[str, str, float], Row]) -> None:
+    assert {row.bytes_per_update for row in rows.values()} == {17_311.0}
+    task = STUDY.task.model_copy(update={"codes": "int4", "compression": "zstd", "training_rounds": 2})
+    study = STUDY.model_copy(update={"task": task})
+    assert 3_000 < (run_cell(study, cells(study)[0]).bytes_per_update or 0) < 6_000
+
+
 def test_the_example_has_its_own_model_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
     study = importlib.import_module("own_study").STUDY
