@@ -178,6 +178,7 @@ def installed() -> Iterator[None]:
     """signature -> what it was for, and whose it is"""
     recover = _recover(envelope.recover, signers)
     decode = _decode_payload(codec.decode_payload)
+    is_signed = _by_identity(codec.is_signed_payload, Cache())
     digest_of = _by_identity(codec.digest_of, Cache(2_000))
     head_digest = _by_identity(envelope.head_digest, Cache(2_000))
     packet_id = _by_identity(resync.packet_id, Cache())
@@ -188,6 +189,7 @@ def installed() -> Iterator[None]:
         (Signer, "sign", _sign(Signer.sign, signers)),
         (group, "multiply", _multiply),
         *((module, "decode_payload", decode) for module in (checkpoint, run)),
+        (run, "is_signed_payload", is_signed),
         *((module, "head_digest", head_digest) for module in (checkpoint, run, round)),
         *((module, "packet_id", packet_id) for module in (run, resync)),
         (round, "digest_of", digest_of),
