@@ -23,7 +23,7 @@ from p2pdfl.protocol import beacon as beacon_module
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import chain, world
-from p2pdfl.types import Digest, Entropy
+from p2pdfl.types import Ballot, Digest, Entropy
 
 ENTRIES_MAX = 20_000
 """Of each cache: several rounds of 256 peers."""
@@ -165,6 +165,10 @@ def _dealt_under(task: Digest, round: int, dealer: bytes, holders: Any) -> Hasha
     return (task, round, dealer, holders.list_hash, holders.threshold)
 
 
+def _ballot_of(*, member: int, signature: bytes) -> Hashable:
+    return (member, signature)
+
+
 def _multiply(element: group.Element, secret: int) -> group.Element:
     """As `group.multiply`, not constant-time and several times faster: nothing is secret here."""
     product = PublicKey(group.encode(element)).multiply(group.encode_scalar(secret))
@@ -192,6 +196,7 @@ def installed() -> Iterator[None]:
         (run, "is_signed_payload", is_signed),
         *((module, "head_digest", head_digest) for module in (checkpoint, run, round)),
         *((module, "packet_id", packet_id) for module in (run, resync)),
+        (agreement, "Ballot", _by_key(Ballot, Cache(), _ballot_of)),
         (round, "digest_of", digest_of),
         (round, "is_certificate", certificate_check),
         (round, "dealing_context", context),
