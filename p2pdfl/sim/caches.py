@@ -198,6 +198,7 @@ def installed() -> Iterator[None]:
         *((module, "packet_id", packet_id) for module in (run, resync)),
         (agreement, "Ballot", _by_key(Ballot, Cache(), _ballot_of)),
         (round, "digest_of", digest_of),
+        *((round, keys.__name__, _by_identity(keys, Cache(2_000))) for keys in (round.commit_keys, round.update_keys)),
         (round, "is_certificate", certificate_check),
         (round, "dealing_context", context),
         (history, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
