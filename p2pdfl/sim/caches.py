@@ -21,8 +21,10 @@ from p2pdfl.crypto.envelope import Signer
 from p2pdfl.protocol import agreement, assignment, audit, checkpoint, evidence, history, perform, resync, round, run
 from p2pdfl.protocol import beacon as beacon_module
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
+from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import chain, world
+from p2pdfl.task import Task
 from p2pdfl.types import Ballot, Digest, Entropy
 
 ENTRIES_MAX = 20_000
@@ -165,6 +167,11 @@ def _dealt_under(task: Digest, round: int, dealer: bytes, holders: Any) -> Hasha
     return (task, round, dealer, holders.list_hash, holders.threshold)
 
 
+def _next_after(task: Task, epoch: EpochMembers, registrations: Any, *, committed: Any, banned: Any) -> Hashable:
+    last_round = task.last_round_of(epoch.epoch + 1)
+    return (epoch.epoch, epoch.list_hash, last_round, registrations, frozenset(committed), frozenset(banned))
+
+
 def _ballot_of(*, member: int, signature: bytes) -> Hashable:
     return (member, signature)
 
@@ -202,6 +209,7 @@ def installed() -> Iterator[None]:
         (round, "is_certificate", certificate_check),
         (round, "dealing_context", context),
         (history, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
+        (run, "compute_next_epoch", _by_key(history.compute_next_epoch, Cache(64), _next_after)),
         (history, "compute_assignment", _by_key(assignment.compute_assignment, Cache(256), _assigned_by)),
         (world, "check_commits", _check_commits(perform.check_commits)),
     ]
