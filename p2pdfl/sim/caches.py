@@ -22,10 +22,11 @@ from p2pdfl.protocol import agreement, assignment, audit, checkpoint, evidence, 
 from p2pdfl.protocol import beacon as beacon_module
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
 from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.round import RoundContext
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import chain, world
 from p2pdfl.task import Task
-from p2pdfl.types import Ballot, Digest, Entropy
+from p2pdfl.types import Ballot, Commit, Digest, Entropy
 
 ENTRIES_MAX = 20_000
 """Of each cache: several rounds of 256 peers."""
@@ -163,8 +164,9 @@ def _assigned_by(**named: Any) -> Hashable:
     )
 
 
-def _dealt_under(task: Digest, round: int, dealer: bytes, holders: Any) -> Hashable:
-    return (task, round, dealer, holders.list_hash, holders.threshold)
+def _checked_under(context: RoundContext, task: Digest, member: int, body: Digest, commit: Commit) -> Hashable:
+    """The parent fixes which dealings, the body which COMMIT."""
+    return (task, context.round, context.parent, context.epoch.list_hash, context.dealt_to.list_hash, member, body)
 
 
 def _next_after(task: Task, epoch: EpochMembers, registrations: Any, *, committed: Any, banned: Any) -> Hashable:
@@ -194,7 +196,6 @@ def installed() -> Iterator[None]:
     head_digest = _by_identity(envelope.head_digest, Cache(2_000))
     packet_id = _by_identity(resync.packet_id, Cache())
     certificate_check = _certificate_check(agreement.is_certificate)
-    context = _by_key(beacon_module.dealing_context, Cache(), _dealt_under)
     patches: list[tuple[Any, str, Any]] = [
         *((module, "recover", recover) for module in (agreement, audit, chain, checkpoint, evidence, run)),
         (Signer, "sign", _sign(Signer.sign, signers)),
@@ -207,7 +208,7 @@ def installed() -> Iterator[None]:
         (round, "digest_of", digest_of),
         *((round, keys.__name__, _by_identity(keys, Cache(2_000))) for keys in (round.commit_keys, round.update_keys)),
         (round, "is_certificate", certificate_check),
-        (round, "dealing_context", context),
+        (RoundContext, "check_of", _by_key(RoundContext.check_of, Cache(), _checked_under)),
         (history, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
         (run, "compute_next_epoch", _by_key(history.compute_next_epoch, Cache(64), _next_after)),
         (history, "compute_assignment", _by_key(assignment.compute_assignment, Cache(256), _assigned_by)),
