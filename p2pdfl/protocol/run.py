@@ -407,7 +407,7 @@ class Run:
                 is_own = sender == self.me and self._signed.get(_own_slot(packet)) == packet
                 matters = now.on_commit(packet, payload, sender, is_own=is_own)
             case Propose():
-                now.on_propose(payload, packet.envelope.view, now_ms)
+                now.on_propose(packet, payload, now_ms)
                 matters = True
             case Accuse() | Judge():
                 raise AssertionError("for the jury")
@@ -540,11 +540,7 @@ class Run:
         named = [now.commits[entry.member, entry.body] for entry in contents.commits]
         packets = (
             *(held.packet for held in named),
-            *(
-                packet
-                for packet in now.packets
-                if packet.envelope.kind == Kind.PROPOSE and _is_proposal_of(packet, propose)
-            ),
+            *(packet for packet in now.proposal_packets if _is_proposal_of(packet, propose)),
         )
         closed = ClosedRound(
             round=context.round,
