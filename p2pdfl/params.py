@@ -16,6 +16,11 @@ PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + 512
 UPDATE_INLINE_BYTES_MAX = 64 << 10
 """Update bytes gossiped inline; larger ones are announced and pulled (a stream costs a tenth per delivered MB)."""
 UPDATE_BYTES_MAX = 256 << 20
+ZSTD_LEVEL = 1
+"""Codes hardly repeat, so the entropy coder does it all: levels 3 and 9 come out longer (docs/adr/0014).  A peer may
+choose another; what it sends decodes to the same."""
+ZSTD_WINDOW_BYTES_MAX = 8 << 20
+"""What RFC 8878 says that every decoder should support; no level below 20 needs more."""
 
 # --- quorums ---------------------------------------------------------------------------------------------------
 

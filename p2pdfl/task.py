@@ -98,6 +98,10 @@ class Task(_Table):
     outer_momentum: float = Field(default=0.0, ge=0, lt=1)
     """0 is plain; else Nesterov."""
     rule: Rule = "clip_nnm_trimmed_mean"
+    codes: Literal["int8", "int4"] = "int8"
+    """How coarse an update's coordinates are (`learning.quantize`)."""
+    compression: Literal["none", "zstd"] = "none"
+    """Of what is committed and sent; nobody has to compress (`learning.compression`)."""
 
     members_min: int = Field(default=3, ge=1, le=params.MEMBER_COUNT_MAX)
     """Registration closes when this many are registered."""

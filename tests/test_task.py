@@ -24,6 +24,8 @@ OTHER = {
     "outer_learning_rate": 0.5,
     "outer_momentum": 0.9,
     "rule": "mean",
+    "codes": "int4",
+    "compression": "zstd",
     "members_min": 4,
     "deposit_wei": 2 * 10**18,
     "verdict_slash_wei": 1,

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from p2pdfl.codec import Malformed
-from p2pdfl.learning import checkpoint, data, models, quantize, replay, train
+from p2pdfl.learning import checkpoint, compression, data, models, quantize, replay, train
 from p2pdfl.learning.aggregate import aggregate
 from p2pdfl.learning.checkpoint import StateError
-from p2pdfl.learning.quantize import Header
+from p2pdfl.learning.quantize import Header, Quantized
 from p2pdfl.learning.shards import SHARD_DIVISOR, shard
 from p2pdfl.learning.state import State, outer_step
 from p2pdfl.task import Task, TaskError
@@ -55,6 +55,7 @@ class Learner:
         """Raises TaskError: model or data unusable, or, as DigestMismatch, not those of the task."""
         train.exact_arithmetic()
         self.task = task
+        self._coding = quantize.CODINGS[task.codes]
         loaded = data.load(task.data)
         self.data_digest: Digest = loaded.digest()
         if task.data_digest not in (None, self.data_digest):
@@ -84,11 +85,19 @@ class Learner:
         except ValueError as error:
             raise StateError(f"a state of another model: {error}") from None
 
+    @property
+    def update_bytes_max(self) -> int:
+        """Of an update that is valid."""
+        return self._coding.update_bytes(self.dimension)
+
     def train(self, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address) -> bytes:
-        """The update that `author` has to send: the same bytes wherever and whenever it is computed.
+        """The update that `author` has to send: once expanded, the same bytes wherever and whenever it is computed.
 
         seed: 32 bytes from the round's beacon for this author.
         """
+        return self._shortened(self._train(state, seed=seed, task_id=task_id, round=round, author=author))
+
+    def _train(self, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address) -> bytes:
         train.exact_arithmetic()
         gradient = train.pseudo_gradient(
             self._module_at(state),
@@ -100,34 +109,47 @@ class Learner:
             batch_size=self.task.batch_size,
             learning_rate=self.task.learning_rate,
         )
-        return quantize.encode(gradient, self.header(task_id=task_id, round=round, author=author))
+        return quantize.encode(gradient, self.header(task_id=task_id, round=round, author=author), self._coding)
 
     def header(self, *, task_id: Digest, round: int, author: Address) -> Header:
         return Header(task_id=task_id, round=round, author=author, dimension=self.dimension)
 
+    def encode(self, vector: NDArray[np.float64], header: Header) -> bytes:
+        """An update that says this."""
+        return self._shortened(quantize.encode(vector, header, self._coding))
+
     def decode(self, update: bytes, *, task_id: Digest, round: int, author: Address) -> NDArray[np.float64]:
         """The pseudo-gradient, float64 [dimension].  Raises Malformed."""
-        return quantize.decode(update, self.header(task_id=task_id, round=round, author=author))
+        return self._parse(update, self.header(task_id=task_id, round=round, author=author)).values()
 
     def is_valid(self, update: bytes, *, task_id: Digest, round: int, author: Address) -> bool:
+        return self.refusal(update, task_id=task_id, round=round, author=author) is None
+
+    def refusal(self, update: bytes, *, task_id: Digest, round: int, author: Address) -> str | None:
+        """Why this is not an update of theirs."""
         try:
-            quantize.parse(update, self.header(task_id=task_id, round=round, author=author))
-        except Malformed:
-            return False
-        return True
+            self._parse(update, self.header(task_id=task_id, round=round, author=author))
+        except Malformed as error:
+            return str(error)
+        return None
 
     def aggregate(self, state: State, updates: Sequence[bytes]) -> State:
         """The next state from updates found valid before, in member order; without any, the same state."""
         if not updates:
             return state
-        gradient = aggregate(self.task.rule, [quantize.split(update) for update in updates])
+        gradient = aggregate(self.task.rule, [self._split(update) for update in updates])
         return outer_step(
             state, gradient, learning_rate=self.task.outer_learning_rate, momentum=self.task.outer_momentum
         )
 
     def compare(self, claimed: bytes, replayed: bytes) -> Outcome:
         """A juror's finding on what an author sent against what `train` gives (`replay.compare`)."""
-        return replay.compare(claimed, replayed)
+        header = quantize.header_of(replayed)
+        try:
+            expanded = self._expanded(claimed, header)
+        except Malformed:
+            return Outcome.GUILTY
+        return replay.compare(expanded, self._expanded(replayed, header), self._coding)
 
     def evaluate(self, state: State) -> float:
         """Accuracy on the test set, in [0, 1]."""
@@ -136,7 +158,7 @@ class Learner:
 
     def reference_replay(self) -> Digest:
         """Digest of a fixed update: equal on every machine whose arithmetic is fit for the task."""
-        update = self.train(self.initial_state(), seed=_REFERENCE_SEED, task_id=ZERO_DIGEST, round=0, author=bytes(20))
+        update = self._train(self.initial_state(), seed=_REFERENCE_SEED, task_id=ZERO_DIGEST, round=0, author=bytes(20))
         return sha256(update).digest()
 
     def _examples_of(self, author: Address) -> NDArray[np.int64]:
@@ -150,6 +172,21 @@ class Learner:
             task_seed=self.task.seed,
             author=author,
         )
+
+    def _shortened(self, update: bytes) -> bytes:
+        return update if self.task.compression == "none" else compression.shorten(update)
+
+    def _expanded(self, update: bytes, header: Header) -> bytes:
+        """Raises Malformed."""
+        return update if self.task.compression == "none" else compression.expand(update, header, self._coding)
+
+    def _parse(self, update: bytes, header: Header) -> Quantized:
+        """Raises Malformed."""
+        return quantize.parse(self._expanded(update, header), header, self._coding)
+
+    def _split(self, update: bytes) -> Quantized:
+        """Of an update that was checked before."""
+        return quantize.split(self._expanded(update, quantize.header_of(update)), self._coding)
 
     def _module_at(self, state: State) -> nn.Module:
         # a copy per call: torch modules hold their parameters, and calls come from several threads

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from p2pdfl import params
 from p2pdfl.learning import draw
 from p2pdfl.learning.networks import BUILT_IN
-from p2pdfl.learning.quantize import update_bytes
+from p2pdfl.learning.quantize import INT8
 from p2pdfl.learning.resolve import call
 from p2pdfl.task import TaskError
 
@@ -102,7 +102,7 @@ def _built(name: str, seed: int) -> nn.Module:
     if any(parameter.dtype != torch.float64 for parameter in parameters.values()):
         raise ModelError(f"model: {name!r} has parameters that are not real numbers")
     dimension = sum(parameter.numel() for parameter in parameters.values())
-    if dimension == 0 or update_bytes(dimension) > params.UPDATE_BYTES_MAX:
+    if dimension == 0 or INT8.update_bytes(dimension) > params.UPDATE_BYTES_MAX:
         raise ModelError(f"model: {name!r} has {dimension} parameters; an update would exceed UPDATE_BYTES_MAX")
     return module
 
