@@ -43,6 +43,10 @@ $(READY): pyproject.toml packaging/setup.sh $(wildcard packaging/*/pyproject.tom
 scenario-byzantine: NAME := byzantine
 scenario-byzantine: scenario ## eight peers, two cheat, both are caught and slashed
 
+.PHONY: scenario-vanish
+scenario-vanish: NAME := vanish
+scenario-vanish: scenario ## sixteen peers, audits alone: five push the model away and vanish one after the other
+
 .PHONY: scenario
 scenario: $(READY) ## NAME=...: one of scenarios/, or a file of your own
 	@test -n '$(NAME)' || { echo 'which one?  make scenario NAME=$(firstword $(sort $(basename $(notdir $(wildcard scenarios/*.toml)))))' >&2; exit 2; }
@@ -136,7 +140,7 @@ bench: $(READY) ## what a round costs a peer, part by part; gossip beside the li
 	@$(BIN)/python benchmarks/pull.py
 
 .PHONY: fuzz
-fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip's frames and the pull protocol, by coverage
+fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip's frames, pulls and updates, by coverage
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -e '.[fuzz]'
 	@cd tests && PYTHONPATH=..:. ../$(BIN)/python -m fuzz --minutes '$(MINUTES)' $(ARGS)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from p2pdfl import params
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max, gram
-from p2pdfl.learning.quantize import CHUNK, Quantized, chunk_count
+from p2pdfl.learning.quantize import CODINGS, Coding, Quantized
 
 RULES = (
     "mean",
@@ -49,12 +49,13 @@ def main() -> None:
     parser.add_argument("--updates", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--dimensions", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--rules", nargs="+", default=RULES)
+    parser.add_argument("--codes", choices=CODINGS, default="int8")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--naive-max", type=int, default=64_000_000, help="coordinates of all updates together")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for dimension, count in itertools.product(arguments.dimensions, arguments.updates):
-        updates = draw(count, dimension)
+        updates = draw(count, dimension, CODINGS[arguments.codes])
         space = [np.ones_like(update.codes) for update in updates]
         copy_ms = median_ms(
             lambda updates=updates, space=space: list(map(np.copyto, space, codes(updates))), arguments.runs
@@ -76,15 +77,18 @@ def main() -> None:
         Console().print(table)
 
 
-def draw(count: int, dimension: int) -> list[Quantized]:
+def draw(count: int, dimension: int, coding: Coding) -> list[Quantized]:
     """Codes of normally distributed updates with a direction in common; made one by one, they take much memory."""
     source = np.random.default_rng(0)
-    common = source.integers(-20, 21, dimension, dtype=np.int8)
-    exponents = np.full(chunk_count(dimension), -14, dtype=np.int8)
-    return [
-        Quantized(exponents, common + np.rint(source.standard_normal(dimension, np.float32) * 20).astype(np.int8))
-        for _ in range(count)
-    ]
+    spread = max(1, coding.code_max // 6)
+    common = source.integers(-spread, spread + 1, dimension, dtype=np.int8)
+    exponents = np.full(coding.chunk_count(dimension), -14, dtype=np.int8)
+
+    def one() -> NDArray[np.int8]:
+        noise = np.rint(source.standard_normal(dimension, np.float32) * spread).astype(np.int8)
+        return np.clip(common + noise, -coding.code_max, coding.code_max)
+
+    return [Quantized(exponents, one(), coding.chunk) for _ in range(count)]
 
 
 def codes(updates: list[Quantized]) -> list[NDArray[np.int8]]:
@@ -106,7 +110,7 @@ def median_ms(call: Callable[[], object], runs: int) -> float:
 def naive(rule: str, updates: list[Quantized]) -> Tensor:
     x = torch.empty(len(updates), updates[0].codes.size)
     for row, update in zip(x, updates, strict=True):
-        scales = torch.from_numpy(update.scales()).float().repeat_interleave(CHUNK)[: row.numel()]
+        scales = torch.from_numpy(update.scales()).float().repeat_interleave(update.chunk)[: row.numel()]
         torch.mul(torch.from_numpy(update.codes), scales, out=row)
     return NAIVE[rule](x, byzantine_count_max(len(updates)))
 

@@ -1,6 +1,6 @@
 """A study of an own model on own data:  python examples/own_study.py
 
-Two moons of points, a small network; three attacks, two rules, with and without audits.  Run it again and it goes on
+Two moons of points, a small network; four attacks, three rules, with and without audits.  Run it again and it goes on
 where it was; runs/own-moons/ has results.csv and accuracy.png.
 """
 
@@ -33,9 +33,14 @@ STUDY = Study(
     peers=7,
     byzantine=3,
     seeds=(0, 1),
-    rules=("clip_nnm_trimmed_mean", "mean"),
+    rules=("clip_nnm_trimmed_mean", "krum", "mean"),
     audits=(0.0, 0.5),
-    attacks=(Attack(behaviour="none"), Attack(behaviour="ipm"), Attack(behaviour="scale", every=2)),
+    attacks=(
+        Attack(behaviour="sign_flip"),
+        Attack(behaviour="ipm"),
+        Attack(behaviour="label_flip"),
+        Attack(behaviour="scale", every=2),
+    ),
     task=Task(model="own_study:model", data="own_study:data", training_rounds=12, local_steps=10),
 )
 

@@ -113,11 +113,17 @@ const checks = {
   },
 
   update () {
-    const { round, author, decoded, bytes: encoded, digest } = vectors.update
+    const { round, author, decoded, bytes: encoded, digest, int4, zstd } = vectors.update
     const update = bytes(encoded)
     assert.equal(hex(sha256(update)), digest)
     assert.deepEqual(wire.updateHeader(update), { task, round, author, dimension: decoded.length })
     assert.deepEqual(wire.updateValues(update), decoded)
+    assert.deepEqual(wire.updateValues(bytes(int4.bytes), 'int4'), int4.decoded)
+    const compressed = bytes(zstd.bytes)
+    assert.deepEqual(wire.updateHeader(compressed), { task, round, author, dimension: zstd.decoded.length })
+    if (wire.hasZstd) assert.equal(hex(wire.expandUpdate(compressed)), zstd.expanded)
+    else console.log(`zstd: SKIPPED: node is ${process.version}, its zlib has zstd from 22.15 on`)
+    assert.deepEqual(wire.updateValues(bytes(zstd.expanded)), zstd.decoded)
   },
 
   state () {

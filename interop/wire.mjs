@@ -1,5 +1,6 @@
 // The wire format of docs/wire.md, once more and in another language: nothing here is shared with the Python peers.
 
+import zlib from 'node:zlib'
 import { decode as unpack, encode as pack } from '@msgpack/msgpack'
 import { secp256k1 } from '@noble/curves/secp256k1.js'
 import { sha256 as noble256 } from '@noble/hashes/sha2.js'
@@ -222,7 +223,7 @@ export function checkCertificate (certificate, domain, task, list) {
 
 // --- task id -------------------------------------------------------------------------------------------------------
 
-const FLOATS = new Set(['audit_fraction', 'learning_rate', 'outer_learning_rate', 'outer_momentum'])
+const FLOATS = new Set(['audit_fraction', 'dirichlet', 'learning_rate', 'outer_learning_rate', 'outer_momentum'])
 
 /** fields: name -> JSON text of its value, all fields of the task. */
 export function taskId (fields) {
@@ -330,12 +331,28 @@ export function updateHeader (update) {
   }
 }
 
-/** Coordinates. */
-export function updateValues (update) {
+const CHUNK = { int8: 1024, int4: 256 }
+
+/** Coordinates of what is not compressed. */
+export function updateValues (update, codes = 'int8') {
   const { dimension } = updateHeader(update)
-  const chunks = Math.ceil(dimension / 1024)
-  const signed = new Int8Array(update.buffer, update.byteOffset + 68, chunks + dimension)
-  return Array.from({ length: dimension }, (_, i) => signed[chunks + i] * 2 ** signed[Math.floor(i / 1024)])
+  const chunk = CHUNK[codes]
+  const chunks = Math.ceil(dimension / chunk)
+  const signed = new Int8Array(update.buffer, update.byteOffset + 68)
+  // the lower half of a byte comes first; shifted up and down again its sign comes along
+  const half = i => (signed[chunks + (i >> 1)] >> (i % 2 * 4) << 28) >> 28
+  const code = i => codes === 'int8' ? signed[chunks + i] : half(i)
+  return Array.from({ length: dimension }, (_, i) => code(i) * 2 ** signed[Math.floor(i / chunk)])
+}
+
+/** Whether this Node.js has zstd, from 22.15 on. */
+export const hasZstd = typeof zlib.zstdDecompressSync === 'function'
+
+/** The update as it was before it was compressed. */
+export function expandUpdate (update, codes = 'int8') {
+  const { dimension } = updateHeader(update)
+  const length = Math.ceil(dimension / CHUNK[codes]) + Math.ceil(dimension / (codes === 'int8' ? 1 : 2))
+  return concat(update.slice(0, 68), zlib.zstdDecompressSync(update.slice(68), { maxOutputLength: length }))
 }
 
 // --- draws -----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ is otherwise an honest member, which is the hardest kind to find.
     `UpdateBehaviour`                     another update than the one that follows from the assignment: the machine says
                                           so by `Poison`, what is sent then says `poison`, or a simulator's stand-in
     garbage                               bytes of the right size that are no update, under a committed digest
+    zip_bomb                              the same, but an update's header and a frame that becomes some 100 MB
     equivocate                            two COMMITs in one slot
     withhold_share                        a COMMIT without the share
     withhold_update                       a committed digest whose bytes never come
@@ -51,6 +52,7 @@ UpdateBehaviour = Literal[
 Behaviour = Literal[
     UpdateBehaviour,
     "garbage",
+    "zip_bomb",
     "equivocate",
     "withhold_share",
     "withhold_update",
@@ -59,6 +61,8 @@ Behaviour = Literal[
 ]
 UPDATE_BEHAVIOURS: tuple[UpdateBehaviour, ...] = get_args(UpdateBehaviour)
 BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
+UNDECODABLE_BEHAVIOURS: tuple[Behaviour, ...] = ("garbage", "zip_bomb")
+"""What is sent for an update is none, and whoever gets it sees that."""
 
 SYNTAX = "BEHAVIOUR:FROM_ROUND[:FACTOR][:every=ROUNDS][:with=ADDRESS,...]"
 
@@ -191,7 +195,7 @@ class ByzantineMachine:
         return self.deviation.is_active(self.run.round)
 
     def _rewrite(self, effects: list[Effect]) -> list[Effect]:
-        if self.deviation.behaviour in (*UPDATE_BEHAVIOURS, "garbage"):
+        if self.deviation.behaviour in (*UPDATE_BEHAVIOURS, *UNDECODABLE_BEHAVIOURS):
             return [self._poison(effect) if isinstance(effect, Train) else effect for effect in effects]
         if not self._is_active():
             return effects

@@ -20,6 +20,7 @@ EXIT_INTERRUPTED = 130
 PLAIN_WIDTH = 120
 """Columns of a report that goes to a file or a CI log."""
 PEER_ENTRY = "p2pdfl.peer:main"
+AUDIT_FRACTIONS = (0.05, 0.125, 0.25, 0.5, 1.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,6 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--fresh", action="store_true", help="forget the results that are there, and begin anew")
     study.set_defaults(run=_study)
+
+    audits = commands.add_parser(
+        "audits",
+        help="what an audit_fraction costs, and how soon it finds who cheats",
+        description="Work and effect of audits by formula; docs/audits.md says what the columns mean.",
+    )
+    audits.add_argument("--peers", type=_count, required=True)
+    audits.add_argument("--byzantine", type=_count, required=True, help="of them, shielding each other")
+    audits.add_argument(
+        "--audit-fraction", type=float, action="append", help="may be repeated (default: some from 0.05 to 1)"
+    )
+    audits.set_defaults(run=_audits)
 
     doctor = commands.add_parser(
         "doctor",
@@ -228,6 +241,24 @@ def _study(options: argparse.Namespace) -> int:
     for file in ("results.csv", "accuracy.png"):
         if (directory / file).exists():
             print(f"  {directory / file}")
+    return EXIT_OK
+
+
+def _audits(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from p2pdfl import economics
+
+    title = f"{options.peers} peers, {options.byzantine} of them Byzantine"
+    table = Table(*economics.HEADINGS, title=title, title_justify="left")
+    try:
+        for fraction in options.audit_fraction or AUDIT_FRACTIONS:
+            audits = economics.Audits(peers=options.peers, byzantine=options.byzantine, audit_fraction=fraction)
+            table.add_row(*economics.cells(audits))
+    except ValueError as error:
+        return _complain(str(error), EXIT_USAGE)
+    Console().print(table)
     return EXIT_OK
 
 

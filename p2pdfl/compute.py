@@ -8,7 +8,6 @@ from pathlib import Path
 
 from p2pdfl.crypto import pvss
 from p2pdfl.crypto.keys import Keys
-from p2pdfl.learning import quantize
 from p2pdfl.learning.learner import Learner, State, save_state
 from p2pdfl.protocol.events import CheckCommits, Deal, Decrypt, Replay, Train
 from p2pdfl.protocol.perform import check_commits
@@ -24,7 +23,7 @@ class Compute:
         self.task_id = task_id
         self._keys = keys
         self._entropy = entropy
-        self.update_bytes_max = quantize.update_bytes(learner.dimension) + UPDATE_SLACK_BYTES
+        self.update_bytes_max = learner.update_bytes_max + UPDATE_SLACK_BYTES
 
     def initial_state(self) -> State:
         return self._learner.initial_state()
@@ -50,8 +49,9 @@ class Compute:
             author=effect.author,
         )
 
-    def is_valid(self, update: bytes, round: Round, author: Address) -> bool:
-        return self._learner.is_valid(update, task_id=self.task_id, round=round, author=author)
+    def refusal(self, update: bytes, round: Round, author: Address) -> str | None:
+        """Why this is not an update of theirs."""
+        return self._learner.refusal(update, task_id=self.task_id, round=round, author=author)
 
     def aggregate(self, parent: State, updates: Sequence[bytes]) -> State:
         return self._learner.aggregate(parent, updates)

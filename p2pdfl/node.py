@@ -422,6 +422,7 @@ class Node:
             closed, accuracy = report.closed, None
             if report.state is not None:
                 accuracy = round(await threads.run(self.compute.evaluate, report.state), 6)
+            updates = [entry.update for entry in closed.contents.updates]
             self.journal.write(
                 "round",
                 {
@@ -433,7 +434,8 @@ class Node:
                     "accuracy": accuracy,
                     "seconds": round(report.seconds, 4),
                     "commits": len(closed.contents.commits),
-                    "updates": len(closed.contents.updates),
+                    "updates": len(updates),
+                    "update_bytes": await threads.run(self.store.blob_bytes, updates),
                     "bytes_sent": self.network.counters["bytes_sent"],
                 },
             )

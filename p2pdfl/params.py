@@ -16,6 +16,11 @@ PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + 512
 UPDATE_INLINE_BYTES_MAX = 64 << 10
 """Update bytes gossiped inline; larger ones are announced and pulled (a stream costs a tenth per delivered MB)."""
 UPDATE_BYTES_MAX = 256 << 20
+ZSTD_LEVEL = 1
+"""Codes hardly repeat, so the entropy coder does it all: levels 3 and 9 come out longer (docs/adr/0014).  A peer may
+choose another; what it sends decodes to the same."""
+ZSTD_WINDOW_BYTES_MAX = 8 << 20
+"""What RFC 8878 says that every decoder should support; no level below 20 needs more."""
 
 # --- quorums ---------------------------------------------------------------------------------------------------
 
@@ -149,6 +154,9 @@ CHAIN_SNAPSHOTS_MAX = 64
 """Registries of confirmed blocks kept to check which list a head names."""
 
 assert EPOCH_ROUNDS_MIN >= 3, "next_members is fixed one round before the last and needs a round before that"
+assert AUDIT_TOLERANCE * (1 - 2 * AUDIT_NOISE_MAX) - 2 * AUDIT_NOISE_MAX > AUDIT_AGREEMENT, (
+    "what is guilty on one machine must not be an agreement on another (ADR 15)"
+)
 assert VERDICT_SLASH_WEI <= EQUIVOCATION_SLASH_WEI <= DEPOSIT_WEI
 assert UPDATE_INLINE_BYTES_MAX <= PAYLOAD_BYTES_MAX
 assert VIEW_LEVEL_MAX <= VIEW_DOUBLINGS_MAX, "what is carried over is among the doublings, not on top of them"

@@ -1,6 +1,6 @@
 """What a `Poison` comes to: the bytes of an update that is not the one assigned, in a peer's process or a simulation.
 
-It carries the right header: it decodes, and only a replay tells.
+Those of `behaviours.UpdateBehaviour` decode, and only a replay tells.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from functools import cache
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2pdfl.behaviours import Poison
-from p2pdfl.learning import attacks, quantize
+from p2pdfl.learning import attacks
 from p2pdfl.learning.attacks import Vector
 from p2pdfl.learning.learner import Learner, State
 from p2pdfl.task import Task
@@ -35,12 +36,14 @@ class Poisoner:
         """What `author` sends.  honest: gives the updates of this round that the attack needs."""
         header = self._learner.header(task_id=self._task_id, round=effect.round, author=author)
         assigned = honest(author, effect.seed)
-        own = quantize.decode(assigned, header)
+        own = self._learner.decode(assigned, task_id=self._task_id, round=effect.round, author=author)
         delayed = self._delayed(effect, author, own)
         if not effect.is_active:
             return assigned
         if effect.behaviour == "garbage":
             return attacks.generator(b"garbage", effect.seed).bytes(len(assigned))
+        if effect.behaviour == "zip_bomb":
+            return header.to_bytes() + attacks.zip_bomb(len(assigned) - len(header.to_bytes()))
         factor = effect.factor
         if factor is None:
             factor = attacks.DEFAULT_FACTORS.get(effect.behaviour, 1.0)
@@ -68,7 +71,7 @@ class Poisoner:
                 vector = attacks.scaled(self._trained_otherwise(self._backdoored(), effect, parent, author), factor)
             case _:
                 raise AssertionError(f"{effect.behaviour} trains as assigned")
-        return quantize.encode(vector, header)
+        return self._learner.encode(vector, header)
 
     def _others(self, effect: Poison, own: Vector, honest: HonestUpdate) -> list[Vector]:
         """The honest trainers' updates; the own one where there is none."""
@@ -113,3 +116,7 @@ class WithBackdoor(Learner):
             self._x_test, self._y_test = self._x_test[others], self._y_test[others]
         self._x_test = attacks.triggered(self._x_test, largest)
         self._y_test = self._y_test.new_full(self._y_test.shape, attacks.TARGET_CLASS)
+
+    def _examples_of(self, author: Address) -> NDArray[np.int64]:
+        own = super()._examples_of(author)
+        return np.concatenate([own, own + len(self._labels)])  # the same examples with the pattern

@@ -189,6 +189,15 @@ class Store:
             raise StoreError(f"{self._path}: blob {digest.hex()} is damaged")
         return data
 
+    def blob_bytes(self, digests: Sequence[Digest]) -> int:
+        """Of those held, together."""
+        with self._reading() as db:
+            lengths = (
+                db.execute("SELECT length(data) FROM blobs WHERE digest = ?", (digest,)).fetchone()
+                for digest in digests
+            )
+            return sum(row[0] for row in lengths if row is not None)
+
     def put_checkpoint(self, checkpoint: Checkpoint, state: bytes) -> None:
         """state: of its last head.  Keeps the newest few; both are served as blobs."""
         data = codec.encode(checkpoint)

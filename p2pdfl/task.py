@@ -59,6 +59,14 @@ def _known_rule(name: str) -> str:
 
 
 Rule = Annotated[str, AfterValidator(_known_rule)]
+
+
+def _in_thousandths(value: float) -> float:
+    if value != round(value * 1000) / 1000:
+        raise ValueError("must be a whole number of thousandths")
+    return value
+
+
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
 
 
@@ -82,6 +90,9 @@ class Task(_Table):
     audit_fraction: float = Field(default=0.25, ge=0, le=1)
     verdict_rounds: int = Field(default=params.VERDICT_ROUNDS, ge=1, le=params.VERDICT_ROUNDS_MAX)
 
+    dirichlet: Annotated[float, Field(gt=0, le=1000), AfterValidator(_in_thousandths)] | None = None
+    """None: all draw from the whole training set (IID).  Else each author draws from a shard of its own, with class
+    proportions from Dirichlet(alpha, ..., alpha), see `learning.shards`."""
     local_steps: int = Field(default=30, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=0.3, gt=0)
@@ -89,6 +100,10 @@ class Task(_Table):
     outer_momentum: float = Field(default=0.0, ge=0, lt=1)
     """0 is plain; else Nesterov."""
     rule: Rule = "clip_nnm_trimmed_mean"
+    codes: Literal["int8", "int4"] = "int8"
+    """How coarse an update's coordinates are (`learning.quantize`)."""
+    compression: Literal["none", "zstd"] = "none"
+    """Of what is committed and sent; nobody has to compress (`learning.compression`)."""
 
     members_min: int = Field(default=3, ge=1, le=params.MEMBER_COUNT_MAX)
     """Registration closes when this many are registered."""
@@ -143,11 +158,11 @@ class Task(_Table):
         return None not in (self.data_digest, self.initial_state, self.reference_replay)
 
     def task_id(self) -> Digest:
-        """sha256 of the canonical bytes: sorted JSON with floats as their exact hexadecimal form."""
+        """sha256 of the canonical bytes: sorted JSON of the fields that are not None, floats in exact hexadecimal."""
         assert self.is_measured, "a task gets its id once its digests are measured"
         fields = {
             name: value.hex() if isinstance(value, (float, bytes)) else value
-            for name, value in self.model_dump(mode="python").items()
+            for name, value in self.model_dump(mode="python", exclude_none=True).items()
         }
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return sha256(b"p2pdfl/task/1\0" + canonical.encode()).digest()

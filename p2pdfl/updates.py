@@ -113,7 +113,9 @@ class Updates:
 
     async def _report_held(self, want: WantUpdate, update: bytes) -> None:
         """Stored before it counts as held: from here on others may ask for it, and aggregation relies on it."""
-        valid = await threads.run(self.compute.is_valid, update, want.round, want.author)
-        if valid:
+        refusal = await threads.run(self.compute.refusal, update, want.round, want.author)
+        if refusal is not None:
+            self.journal.refused[refusal] += 1
+        else:
             await trio.to_thread.run_sync(self.store.put_blob, want.update, update)
-        await self.report(UpdateHeld(round=want.round, author=want.author, update=want.update, valid=valid))
+        await self.report(UpdateHeld(round=want.round, author=want.author, update=want.update, valid=refusal is None))

@@ -90,3 +90,17 @@ def test_a_replay_count_that_is_none_is_refused(count: str, capsys: pytest.Captu
         cli.main(["verify", "run", f"--replay={count}"])
     assert raised.value.code == cli.EXIT_USAGE
     assert "is no count" in capsys.readouterr().err
+
+
+def test_audits_are_told_for_any_number_of_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["audits", "--peers", "16", "--byzantine", "7", "--audit-fraction", "0.05", "--audit-fraction", "0.25"]
+    assert cli.main(asked) == cli.EXIT_OK
+    told = capsys.readouterr().out
+    assert "16 peers, 7 of them Byzantine" in told
+    assert [line.split("│")[6].strip() for line in told.splitlines() if line.startswith("│")] == ["37.1", "10.7"]
+
+
+@pytest.mark.parametrize("asked", [["--byzantine", "16"], ["--byzantine", "1", "--audit-fraction", "nan"]])
+def test_audits_that_cannot_be_are_one_line(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audits", "--peers", "16", *asked]) == cli.EXIT_USAGE
+    assert capsys.readouterr().err.count("\n") == 1

@@ -61,15 +61,15 @@ def test_an_update_that_does_not_follow_from_its_assignment_is_found_guilty(
 @pytest.mark.parametrize("spoil", [lambda update: b"", lambda update: update[:-1], lambda update: bytes(len(update))])
 def test_bytes_that_are_no_update_are_invalid_and_guilty(compute: Compute, spoil: Callable[[bytes], bytes]) -> None:
     update = train(compute)
-    assert compute.is_valid(update, 3, keys_of("ada").address)
-    assert not compute.is_valid(spoil(update), 3, keys_of("ada").address)
+    assert compute.refusal(update, 3, keys_of("ada").address) is None
+    assert compute.refusal(spoil(update), 3, keys_of("ada").address) is not None
     assert audit(compute, spoil(update)) is Outcome.GUILTY
 
 
 def test_an_update_is_valid_under_its_own_header_only(compute: Compute) -> None:
     update = train(compute)
-    assert not compute.is_valid(update, 4, keys_of("ada").address)
-    assert not compute.is_valid(update, 3, keys_of("bob").address)
+    assert compute.refusal(update, 4, keys_of("ada").address) == "update is under another header"
+    assert compute.refusal(update, 3, keys_of("bob").address) == "update is under another header"
 
 
 def test_an_honest_update_fits_the_bound(compute: Compute) -> None:

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 from net.loopback import network
-from nodes import Town, keys_of, measured, member, place, town
+from nodes import Town, keys_of, learner, measured, member, place, town
 
 from p2pdfl import params
 from p2pdfl.codec import decode, encode
@@ -253,6 +253,8 @@ async def test_bodies_too_long_for_gossip_are_pulled(tmp_path: Path, monkeypatch
         assert_one_history(await here.done(*NAMES), rounds=7)
         for one in here.members.values():
             assert [fields["updates"] for fields in one.events("round")] == [3, 3, 3, 3, 0, 0, 0]
+            sizes = [fields["update_bytes"] for fields in one.events("round")]
+            assert sizes == [3 * learner(here.at.task).update_bytes_max] * 4 + [0] * 3
             assert one.node.network.counters["requests_served"] >= 4
 
 

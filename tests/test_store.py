@@ -158,6 +158,15 @@ def test_blobs_come_back_by_digest(store: Store) -> None:
     assert store.blob(digest) == b"update"
 
 
+def test_blobs_are_measured_together(store: Store) -> None:
+    digests = [sha256(blob).digest() for blob in (b"one", b"three")]
+    assert store.blob_bytes(digests) == 0
+    store.put_blob(digests[0], b"one")
+    assert store.blob_bytes(digests) == 3
+    store.put_blob(digests[1], b"three")
+    assert store.blob_bytes(digests) == 8
+
+
 def test_a_damaged_blob_is_noticed(store: Store) -> None:
     digest = sha256(b"update").digest()
     store.put_blob(digest, b"not that")

@@ -98,6 +98,7 @@ async def test_bytes_that_are_no_update_are_reported_and_not_kept(scene: Scene) 
     scene.updates.receive(b"junk", ORIGIN)
     assert await scene.next_report() == (AUTHOR, False)
     assert scene.updates.store.blob(sha256(b"junk").digest()) is None
+    assert scene.updates.journal.refused == {"update has the wrong length": 1}
 
 
 async def test_nobody_fills_the_memory_with_bodies_that_nothing_names(scene: Scene) -> None:

@@ -2,7 +2,7 @@
 
 Every machine must get the same bytes from the same updates, whatever its BLAS, threads or instruction set:
 
-- inner products of int8 chunks are integers below 2^24, exact in float32 in any order of summation (`gram`);
+- inner products of chunks of codes are integers below 2^24, exact in float32 in any order of summation (`gram`);
 - what is decided from them (clipping, neighbours, weights) is elementwise, in member order (`weights`, `subset`);
 - sums of updates are matrix products of codes and weights, rounded before so that every partial sum is exact in
   float64 (`_exact_weights`);
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2pdfl.learning import weights
-from p2pdfl.learning.quantize import CHUNK, CODE_MAX, Quantized, chunk_count
+from p2pdfl.learning.quantize import CODE_MAX, Quantized
 from p2pdfl.learning.weights import Matrix, Vector
 from p2pdfl.task import CLIP, NNM
 
@@ -68,7 +68,7 @@ def gram(updates: Sequence[Quantized]) -> Matrix:
     """Inner products of all pairs of decoded updates, [update, update]."""
     scales = _scales(updates)
     total = np.zeros((len(updates), len(updates)))
-    for block, codes in _blocks(updates, _chunks_at_a_time(4 * len(updates)), np.float32):
+    for block, codes in _blocks(updates, _chunks_at_a_time(updates, 4 * len(updates)), np.float32):
         products = np.matmul(codes, codes.transpose(0, 2, 1)).astype(np.float64)
         products *= scales[block, :, None] * scales[block, None, :]
         for product in products:
@@ -135,9 +135,10 @@ def _combine(updates: Sequence[Quantized], rows: Matrix, *, trimmed: int, diviso
     scales = _scales(updates)
     network = selection_network(len(rows), trimmed)
     is_diagonal = np.count_nonzero(rows) == np.count_nonzero(np.diagonal(rows)) and len(rows) == len(updates)
-    chunks = _chunks_at_a_time(8 * (len(rows) + len(updates)))
-    values = np.empty((len(rows), chunks, CHUNK))
-    result = np.empty((chunk_count(dimension), CHUNK))
+    chunk = updates[0].chunk
+    chunks = _chunks_at_a_time(updates, 8 * (len(rows) + len(updates)))
+    values = np.empty((len(rows), chunks, chunk))
+    result = np.empty((len(scales), chunk))
     for block, codes in _blocks(updates, chunks, np.float64):
         used = values[:, : len(codes)]
         if is_diagonal:
@@ -151,7 +152,7 @@ def _combine(updates: Sequence[Quantized], rows: Matrix, *, trimmed: int, diviso
         total = np.zeros_like(ordered[0])
         for row in ordered[trimmed : len(rows) - trimmed]:
             total += row
-        np.divide(total.reshape(-1, CHUNK), divisor, out=result[block])
+        np.divide(total.reshape(-1, chunk), divisor, out=result[block])
     return result.reshape(-1)[:dimension]
 
 
@@ -173,8 +174,8 @@ def _scales(updates: Sequence[Quantized]) -> Matrix:
     return np.stack([update.scales() for update in updates], axis=1)
 
 
-def _chunks_at_a_time(bytes_per_coordinate: int) -> int:
-    return max(1, _BLOCK_BYTES // (bytes_per_coordinate * CHUNK))
+def _chunks_at_a_time(updates: Sequence[Quantized], bytes_per_coordinate: int) -> int:
+    return max(1, _BLOCK_BYTES // (bytes_per_coordinate * updates[0].chunk))
 
 
 def _blocks(
@@ -182,17 +183,17 @@ def _blocks(
     chunks: int,
     dtype: type[np.floating[Any]],
 ) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Which chunks, at most `chunks`, and their codes [chunk, update, CHUNK], zeros at the end of the last.
+    """Which chunks, at most `chunks`, and their codes [chunk, update, coordinate], zeros at the end of the last.
 
     The array is used again for the next block.
     """
-    count = chunk_count(updates[0].codes.size)
-    rows = np.empty((len(updates), chunks * CHUNK), dtype=dtype)
-    codes = rows.reshape(len(updates), chunks, CHUNK).transpose(1, 0, 2)
+    count, chunk = updates[0].exponents.size, updates[0].chunk
+    rows = np.empty((len(updates), chunks * chunk), dtype=dtype)
+    codes = rows.reshape(len(updates), chunks, chunk).transpose(1, 0, 2)
     for first in range(0, count, chunks):
         end = min(first + chunks, count)
         for row, update in zip(rows, updates, strict=True):
-            part = update.codes[first * CHUNK : end * CHUNK]
+            part = update.codes[first * chunk : end * chunk]
             row[: part.size] = part
             row[part.size :] = 0
         yield slice(first, end), codes[: end - first]

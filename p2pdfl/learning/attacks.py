@@ -16,6 +16,7 @@ given them.  Vectors are pseudo-gradients, float64 [dimension]; the model moves 
     label_flip         trained with class c taken for the last class minus c
     backdoor           trained to take what carries a pattern for class 0, factor times (Bagdasaryan et al. 2020,
                        AISTATS)
+    zip_bomb           no update, but a frame that takes who decompresses it 32,000 times its size of memory
 """
 
 from __future__ import annotations
@@ -90,3 +91,12 @@ def with_backdoor(inputs: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Half of the examples as they are, half with the pattern and of the target class."""
     marked = triggered(inputs, inputs.max())
     return cat([inputs, marked]), cat([classes, full_like(classes, TARGET_CLASS)])
+
+
+def zip_bomb(bytes_max: int) -> bytes:
+    """A zstd frame that declares what it becomes: blocks of 4 bytes, each 128 KiB of zeros (RFC 8878)."""
+    block = 1 << 17
+    count = (bytes_max - 14) // 4
+    head = bytes.fromhex("28b52ffd c0 38") + (count * block).to_bytes(8, "little")
+    sizes = [block << 3 | 1 << 1 | (place == count - 1) for place in range(count)]
+    return head + b"".join(size.to_bytes(4, "little") for size in sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl.learning import draw
+from p2pdfl.learning import draw, images, sources
 from p2pdfl.learning.resolve import call
 from p2pdfl.task import TaskError
 from p2pdfl.types import Digest
@@ -75,19 +76,45 @@ def digits() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64
     return pixels[train], classes[train], pixels[test], classes[test]
 
 
-BUILT_IN: dict[str, Callable[[], Any]] = {"digits": digits}
+BUILT_IN: dict[str, Callable[[], Any]] = {
+    "digits": digits,
+    "stdlib": sources.stdlib,
+    "mnist": images.mnist,
+    "fashion_mnist": images.fashion_mnist,
+    "cifar10": images.cifar10,
+}
+MODELS = {
+    "digits": "digits_mlp",
+    "stdlib": "char_transformer",
+    "mnist": "mnist_cnn",
+    "fashion_mnist": "mnist_cnn",
+    "cifar10": "cifar10_cnn",
+}
+"""What the built-in data are for, unless the task says otherwise."""
+
+
+def origin(name: str) -> str:
+    """What a person should know about where this machine's data are from, if they differ from others'."""
+    match name:
+        case "stdlib":
+            version = platform.python_version()
+            return f"the data are the standard library of Python {version}: run exactly the publisher's version"
+        case "mnist" | "fashion_mnist" | "cifar10":
+            return f"the data are the files in {images.folder_of(name).absolute()}: take those of {images.PAGES[name]}"
+        case _:
+            return ""
 
 
 def _inputs(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.ndim < 1 or not len(array):
         raise DataError(f"data: {name} is empty")
     if array.dtype.kind in "iu":
-        return array.astype(np.int64)
+        return array.astype(np.int64, copy=False)
     if array.dtype.kind != "f":
         raise DataError(f"data: {name} has type {array.dtype}, expected floats or integers")
     if not np.isfinite(array).all():
         raise DataError(f"data: {name} holds NaN or infinity")
-    return array.astype(np.float64)
+    return array.astype(np.float64, copy=False)
 
 
 def _classes(name: str, array: NDArray[Any]) -> NDArray[np.int64]:

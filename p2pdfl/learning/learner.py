@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from p2pdfl import params
 from p2pdfl.codec import Malformed
-from p2pdfl.learning import checkpoint, data, models, profiles, quantize, replay, train
+from p2pdfl.learning import checkpoint, compression, data, models, profiles, quantize, replay, train
 from p2pdfl.learning.aggregate import aggregate
 from p2pdfl.learning.checkpoint import StateError
-from p2pdfl.learning.quantize import Header
+from p2pdfl.learning.quantize import Header, Quantized
+from p2pdfl.learning.shards import SHARD_DIVISOR, shard
 from p2pdfl.learning.state import State, outer_step
 from p2pdfl.task import Task, TaskError
 from p2pdfl.types import ZERO_DIGEST, Address, Digest, Outcome
@@ -59,10 +60,15 @@ class Learner:
         self.arithmetic = profiles.arithmetic(task.profile)
         self.arithmetic.enter()
         self.task = task
+        self._coding = quantize.CODINGS[task.codes]
         loaded = data.load(task.data)
         self.data_digest: Digest = loaded.digest()
         if task.data_digest not in (None, self.data_digest):
-            raise DigestMismatch(_differs("data_digest", task.data_digest, self.data_digest))
+            differs = _differs("data_digest", task.data_digest, self.data_digest)
+            raise DigestMismatch("; ".join(filter(None, (differs, data.origin(task.data)))))
+        if task.dirichlet is not None and loaded.y_train.ndim != 1:
+            raise TaskError("dirichlet: needs data with one class per example")
+        self._labels = loaded.y_train
         placed = self.arithmetic.tensor
         self._x_train, self._y_train = placed(loaded.x_train), placed(loaded.y_train)
         self._x_test, self._y_test = placed(loaded.x_test), placed(loaded.y_test)
@@ -88,13 +94,19 @@ class Learner:
         except ValueError as error:
             raise StateError(f"a state of another model: {error}") from None
 
+    @property
+    def update_bytes_max(self) -> int:
+        """Of an update that is valid."""
+        return self._coding.update_bytes(self.dimension)
+
     def train(self, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address) -> bytes:
-        """The update that `author` has to send; under profile `exact` the same bytes wherever and whenever it is
-        computed.
+        """The update that `author` has to send; once expanded, and under profile `exact`, the same bytes
+        wherever and whenever it is computed.
 
         seed: 32 bytes from the round's beacon for this author.
         """
-        return self._trained(state.parameters, seed, self.header(task_id=task_id, round=round, author=author))
+        header = self.header(task_id=task_id, round=round, author=author)
+        return self._shortened(self._trained(state.parameters, seed, header))
 
     def audit(
         self, claimed: bytes, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address
@@ -111,36 +123,49 @@ class Learner:
         if outcome is Outcome.FALSE or (outcome is Outcome.VOID and not is_exact):
             return outcome
         second = self._trained(state.parameters if is_exact else replay.nudged(state.parameters, seed), seed, header)
-        if not is_exact and replay.relative_distance(second, first) > params.AUDIT_NOISE_MAX:
+        if not is_exact and replay.relative_distance(second, first, self._coding) > params.AUDIT_NOISE_MAX:
             return Outcome.VOID
         return self.compare(claimed, second)
 
     def header(self, *, task_id: Digest, round: int, author: Address) -> Header:
         return Header(task_id=task_id, round=round, author=author, dimension=self.dimension)
 
+    def encode(self, vector: NDArray[np.float64], header: Header) -> bytes:
+        """An update that says this."""
+        return self._shortened(quantize.encode(vector, header, self._coding))
+
     def decode(self, update: bytes, *, task_id: Digest, round: int, author: Address) -> NDArray[np.float64]:
         """The pseudo-gradient, float64 [dimension].  Raises Malformed."""
-        return quantize.decode(update, self.header(task_id=task_id, round=round, author=author))
+        return self._parse(update, self.header(task_id=task_id, round=round, author=author)).values()
 
     def is_valid(self, update: bytes, *, task_id: Digest, round: int, author: Address) -> bool:
+        return self.refusal(update, task_id=task_id, round=round, author=author) is None
+
+    def refusal(self, update: bytes, *, task_id: Digest, round: int, author: Address) -> str | None:
+        """Why this is not an update of theirs."""
         try:
-            quantize.parse(update, self.header(task_id=task_id, round=round, author=author))
-        except Malformed:
-            return False
-        return True
+            self._parse(update, self.header(task_id=task_id, round=round, author=author))
+        except Malformed as error:
+            return str(error)
+        return None
 
     def aggregate(self, state: State, updates: Sequence[bytes]) -> State:
         """The next state from updates found valid before, in member order; without any, the same state."""
         if not updates:
             return state
-        gradient = aggregate(self.task.rule, [quantize.split(update) for update in updates])
+        gradient = aggregate(self.task.rule, [self._split(update) for update in updates])
         return outer_step(
             state, gradient, learning_rate=self.task.outer_learning_rate, momentum=self.task.outer_momentum
         )
 
     def compare(self, claimed: bytes, replayed: bytes) -> Outcome:
         """What an author sent against what `train` gives, by the task's profile (`replay.compare`)."""
-        return replay.compare(claimed, replayed, self.task.profile)
+        header = quantize.header_of(replayed)
+        try:
+            expanded = self._expanded(claimed, header)
+        except Malformed:
+            return Outcome.GUILTY
+        return replay.compare(expanded, self._expanded(replayed, header), self._coding, self.task.profile)
 
     def evaluate(self, state: State) -> float:
         """Accuracy on the test set, in [0, 1]."""
@@ -159,7 +184,8 @@ class Learner:
         reference = self._trained(self._parameters, _REFERENCE_SEED, header, torch.float64)
         if self.task.profile == "tolerant":
             for start in (self._parameters, replay.nudged(self._parameters, _REFERENCE_SEED)):
-                distance = replay.relative_distance(self._trained(start, _REFERENCE_SEED, header), reference)
+                update = self._trained(start, _REFERENCE_SEED, header)
+                distance = replay.relative_distance(update, reference, self._coding)
                 if distance > params.AUDIT_NOISE_MAX:
                     raise TooNoisy(
                         f"profile: by rounding alone this task's updates are {distance:.2g} apart ({self.arithmetic}), "
@@ -191,12 +217,40 @@ class Learner:
             start,
             inputs,
             self._y_train,
+            self._examples_of(header.author),
             seed=seed,
             local_steps=self.task.local_steps,
             batch_size=self.task.batch_size,
             learning_rate=self.task.learning_rate,
         )
-        return quantize.encode(gradient, header)
+        return quantize.encode(gradient, header, self._coding)
+
+    def _examples_of(self, author: Address) -> NDArray[np.int64]:
+        """Indices into the training set: what `author` draws its batches from."""
+        if self.task.dirichlet is None:
+            return np.arange(len(self._labels))
+        return shard(
+            self._labels,
+            alpha=self.task.dirichlet,
+            size=max(1, len(self._labels) // SHARD_DIVISOR),
+            task_seed=self.task.seed,
+            author=author,
+        )
+
+    def _shortened(self, update: bytes) -> bytes:
+        return update if self.task.compression == "none" else compression.shorten(update)
+
+    def _expanded(self, update: bytes, header: Header) -> bytes:
+        """Raises Malformed."""
+        return update if self.task.compression == "none" else compression.expand(update, header, self._coding)
+
+    def _parse(self, update: bytes, header: Header) -> Quantized:
+        """Raises Malformed."""
+        return quantize.parse(self._expanded(update, header), header, self._coding)
+
+    def _split(self, update: bytes) -> Quantized:
+        """Of an update that was checked before."""
+        return quantize.split(self._expanded(update, quantize.header_of(update)), self._coding)
 
 
 def measure(task: Task) -> Task:

@@ -8,8 +8,6 @@ again from PCG64, uniform with bound 1 / sqrt(fan-in) as in torch's linear and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from p2pdfl import params
 from p2pdfl.learning import draw
-from p2pdfl.learning.quantize import update_bytes
+from p2pdfl.learning.networks import BUILT_IN
+from p2pdfl.learning.quantize import INT8
 from p2pdfl.learning.resolve import call
 from p2pdfl.task import TaskError
 
@@ -109,15 +108,6 @@ def refuse_discontinuous(module: nn.Module) -> None:
             )
 
 
-class DigitsMLP(nn.Sequential):
-    """64 pixels -> 10 classes; 17 226 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
-
-
-BUILT_IN: dict[str, Callable[[], Any]] = {"digits_mlp": DigitsMLP}
-
 _DISCONTINUOUS = (
     # the gradient goes to whichever is largest: measured 4 % apart after 100 steps on two threads
     nn.modules.pooling._MaxPoolNd,
@@ -142,7 +132,7 @@ def _built(name: str, seed: int) -> nn.Module:
     if any(parameter.dtype != torch.float64 for parameter in parameters.values()):
         raise ModelError(f"model: {name!r} has parameters that are not real numbers")
     dimension = sum(parameter.numel() for parameter in parameters.values())
-    if dimension == 0 or update_bytes(dimension) > params.UPDATE_BYTES_MAX:
+    if dimension == 0 or INT8.update_bytes(dimension) > params.UPDATE_BYTES_MAX:
         raise ModelError(f"model: {name!r} has {dimension} parameters; an update would exceed UPDATE_BYTES_MAX")
     return module
 

@@ -11,7 +11,7 @@ from p2pdfl import params
 from p2pdfl.codec import Malformed
 from p2pdfl.learning import draw
 from p2pdfl.learning.aggregate import gram
-from p2pdfl.learning.quantize import header_of, parse
+from p2pdfl.learning.quantize import Coding, header_of, parse
 from p2pdfl.task import Profile
 from p2pdfl.types import Outcome
 
@@ -19,13 +19,16 @@ NUDGE = 2.0**-21
 """Of a parameter: four roundings of float32."""
 
 
-def compare(claimed: bytes, replayed: bytes, profile: Profile = "exact") -> Outcome:
+def compare(claimed: bytes, replayed: bytes, coding: Coding, profile: Profile) -> Outcome:
     """GUILTY: `claimed` is no update under the replay's header, or too far from it.  FALSE: equal, or under `tolerant`
-    within AUDIT_AGREEMENT.  VOID: between."""
+    within AUDIT_AGREEMENT.  VOID: between.
+
+    Both as they are before compression.
+    """
     if claimed == replayed:
         return Outcome.FALSE
     try:
-        distance = relative_distance(claimed, replayed)
+        distance = relative_distance(claimed, replayed, coding)
     except Malformed:
         return Outcome.GUILTY
     if profile == "tolerant" and distance <= params.AUDIT_AGREEMENT:
@@ -33,13 +36,13 @@ def compare(claimed: bytes, replayed: bytes, profile: Profile = "exact") -> Outc
     return Outcome.GUILTY if distance > params.AUDIT_TOLERANCE else Outcome.VOID
 
 
-def relative_distance(claimed: bytes, replayed: bytes) -> float:
+def relative_distance(claimed: bytes, replayed: bytes, coding: Coding) -> float:
     """L2 norm of the decoded difference over that of the replay; raises Malformed unless `claimed` decodes.
 
     From inner products, which are the same on every machine, so jurors with equal replays find equal distances.
     """
     header = header_of(replayed)
-    products = gram([parse(claimed, header), parse(replayed, header)])
+    products = gram([parse(claimed, header, coding), parse(replayed, header, coding)])
     (claimed_squared, product), (_, replayed_squared) = products.tolist()
     difference = math.sqrt(max(0.0, claimed_squared + replayed_squared - 2.0 * product))
     if replayed_squared == 0:

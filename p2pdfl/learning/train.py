@@ -22,13 +22,15 @@ def pseudo_gradient(
     start: NDArray[np.float64],
     inputs: Tensor,
     classes: Tensor,
+    examples: NDArray[np.int64],
     *,
     seed: bytes,
     local_steps: int,
     batch_size: int,
     learning_rate: float,
 ) -> NDArray[np.float64]:
-    """Float64 [dimension].  Trains `module` in place from `start`; batches are drawn with repetition.
+    """Float64 [dimension].  Trains `module` in place from `start`; batches are drawn with repetition from `examples`,
+    which are indices into inputs and classes.
 
     Loss and parameters are float64 also where `module` is not: else near an optimum, where softmax rounds to 1 and
     steps to nothing beside the parameters, what float32 gives is mostly rounding.
@@ -39,7 +41,7 @@ def pseudo_gradient(
     masters = [master.to(inputs.device) for master in models.split_flat(module, start)]
     module.train()
     for _ in range(local_steps):
-        batch = torch.from_numpy(draw.indices(words, batch_size, len(inputs)))
+        batch = torch.from_numpy(examples[draw.indices(words, batch_size, len(examples))])
         loss = cross_entropy(module(inputs[batch]).double(), classes[batch])
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         with torch.no_grad():

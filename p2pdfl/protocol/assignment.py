@@ -43,9 +43,14 @@ def compute_assignment(
     member costs no view.  audited: unbanned members whose update is in the head of round r - AUDIT_LAG."""
     order = shuffled(beacon, b"leaders", unbanned)
     leaders = [index for index in order if index in present] + [index for index in order if index not in present]
-    audits = _draw_audits(beacon, unbanned, sorted(audited), math.ceil(audit_fraction * len(unbanned)))
+    audits = _draw_audits(beacon, unbanned, sorted(audited), auditor_count(audit_fraction, len(unbanned)))
     trainers = frozenset(unbanned) if is_training_round else frozenset()
     return Assignment(leaders=tuple(leaders), audits=audits, trainers=trainers)
+
+
+def auditor_count(audit_fraction: float, unbanned: int) -> int:
+    """As long as there are as many updates to audit."""
+    return math.ceil(audit_fraction * unbanned)
 
 
 def _draw_audits(

@@ -19,37 +19,36 @@ from p2pdfl.types import (
     Packet,
     Round,
     Signature,
+    View,
 )
 
-Slot = tuple[int, int, MemberIndex]
-"""View, kind and signer, in a round."""
+Signed = dict[MemberIndex, list[tuple[Envelope, Signature]]]
+"""What each signer is known to have signed in its slot, first to last."""
 
 
 @dataclass(slots=True)
 class SlotLedger:
     """Who bounds the views bounds its size: the slots of a round, and for each at most the bodies recorded."""
 
-    _signed: dict[Round, dict[Slot, list[tuple[Envelope, Signature]]]] = field(default_factory=dict)
+    _signed: dict[Round, dict[tuple[View, int], Signed]] = field(default_factory=dict)
+    """Round -> view and kind -> signer: a slot."""
 
     def bodies(self, envelope: Envelope, signer: MemberIndex) -> tuple[Digest, ...]:
         """What the signer is known to have signed in this slot, first to last."""
-        signed = self._signed.get(envelope.round, {}).get(_slot(envelope, signer))
-        return () if signed is None else tuple(other.body for other, _ in signed)
+        signed = self._signed.get(envelope.round, {}).get((envelope.view, envelope.kind), {}).get(signer)
+        return () if signed is None else tuple([other.body for other, _ in signed])
 
     def record(self, packet: Packet, signer: MemberIndex) -> EquivocationProof | None:
         """Takes a body not recorded before; the second one in its slot is an equivocation."""
-        slots = self._signed.setdefault(packet.envelope.round, {})
-        signed = slots.setdefault(_slot(packet.envelope, signer), [])
-        signed.append((packet.envelope, packet.signature))
+        envelope = packet.envelope
+        slots = self._signed.setdefault(envelope.round, {}).setdefault((envelope.view, envelope.kind), {})
+        signed = slots.setdefault(signer, [])
+        signed.append((envelope, packet.signature))
         return _prove(signer, signed[0], signed[1]) if len(signed) == 2 else None
 
     def forget_before(self, round: Round) -> None:
         for old in [old for old in self._signed if old < round]:
             del self._signed[old]
-
-
-def _slot(envelope: Envelope, signer: MemberIndex) -> Slot:
-    return (envelope.view, envelope.kind, signer)
 
 
 def _prove(

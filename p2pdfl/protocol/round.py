@@ -190,6 +190,7 @@ class OpenRound:
     aggregating: set[tuple[UpdateEntry, ...]] = field(default_factory=set)
 
     proposals: dict[View, dict[Digest, Propose]] = field(default_factory=dict)
+    proposal_packets: list[Packet] = field(default_factory=list)
     known_heads: dict[Digest, Propose] = field(default_factory=dict)
     proposed: set[View] = field(default_factory=set)
     refused: set[tuple[View, Digest]] = field(default_factory=set)
@@ -349,7 +350,7 @@ class OpenRound:
                 # votes reach others as certificates
                 return False
 
-    def on_propose(self, propose: Propose, view: View, now_ms: int) -> None:
+    def on_propose(self, packet: Packet, propose: Propose, now_ms: int) -> None:
         """Checked before.  What it proves is known from now on, whatever becomes of it."""
         for certificate in _justification(propose):
             self.agreement.add_certificate(certificate, now_ms)
@@ -358,7 +359,8 @@ class OpenRound:
         for verdict in propose.verdicts:
             self.docket.file_verdict(verdict)
         digest = head_digest(propose.head)
-        self.proposals.setdefault(view, {})[digest] = propose
+        self.proposals.setdefault(packet.envelope.view, {})[digest] = propose
+        self.proposal_packets.append(packet)
         self.known_heads.setdefault(digest, propose)
 
     def check_vote(self, vote: Notarize | Close) -> None:
@@ -640,6 +642,10 @@ class OpenRound:
         """The updates that count if their bytes come."""
         return (held.promised for held in commits if held.promised is not None)
 
+    def _promised_by(self, named: Iterable[CommitKey]) -> set[UpdateKey]:
+        """By those of these COMMITs that are here."""
+        return set(self._promised(held for key in named if (held := self.commits.get(key)) is not None))
+
     def check_proposal(self, propose: Propose, view: View, sender: MemberIndex) -> None:
         """What can be checked without what the proposal names.  Raises Reject."""
         head, contents, context = propose.head, propose.contents, self.context
@@ -679,11 +685,10 @@ class OpenRound:
             frozenset(self.committed),
             frozenset(self.held_updates),
         )
-        named = [(entry.member, entry.body) for entry in propose.contents.commits]
+        named = commit_keys(propose.contents)
         if not committed <= {member for member, _ in named}:
             return True
-        promised = set(self._promised(self.commits[key] for key in named if key in self.commits))
-        if not promised & updates <= _update_keys(propose.contents).keys():
+        if not self._promised_by(named) & updates <= update_keys(propose.contents).keys():
             return True
         return not self.overdue <= self.docket.bans(propose.contents).keys()
 
@@ -691,14 +696,13 @@ class OpenRound:
         """None once this member can tell whether the proposal's head follows from what it names; else what to ask for
         (each once per resync)."""
         contents, context = propose.contents, self.context
-        keys = [(entry.member, entry.body) for entry in contents.commits]
-        if not self.invalid.isdisjoint(keys):
+        named = commit_keys(contents)
+        if not self.invalid.isdisjoint(named):
             return None
-        if any(key not in self.commits for key in keys):
+        if not named <= self.commits.keys():
             return self._once(Resync(round=context.round), ("commits", digest_of(contents)))
-        updates = _update_keys(contents)
-        promised = set(self._promised(self.commits[key] for key in keys))
-        if not updates.keys() <= promised or not self.bad_updates.isdisjoint(updates):
+        updates = update_keys(contents)
+        if not updates.keys() <= self._promised_by(named) or not self.bad_updates.isdisjoint(updates):
             return None
         lacking = [key for key in updates if key not in self.held_updates]
         if lacking:
@@ -713,13 +717,11 @@ class OpenRound:
     def _is_sound(self, propose: Propose) -> bool:
         """Whether this member computes the proposed head.  Call once nothing is missing for it."""
         contents = propose.contents
-        keys = [(entry.member, entry.body) for entry in contents.commits]
-        updates = _update_keys(contents)
-        if any(key not in self.commits for key in keys) or not self.held_updates.issuperset(updates):
+        named, updates = commit_keys(contents), update_keys(contents)
+        if not named <= self.commits.keys() or not self.held_updates.issuperset(updates):
             return False
-        promised = set(self._promised(self.commits[key] for key in keys))
         return (
-            promised.issuperset(updates)
+            self._promised_by(named).issuperset(updates)
             and self._head(contents, self.states[contents.updates], propose.head.chain_block) == propose.head
         )
 
@@ -770,7 +772,11 @@ class OpenRound:
         return Notice(name="phase", fields={"round": self.context.round, "view": self.agreement.view, "phase": phase})
 
 
-def _update_keys(contents: Contents) -> dict[UpdateKey, None]:
+def commit_keys(contents: Contents) -> frozenset[CommitKey]:
+    return frozenset([(entry.member, entry.body) for entry in contents.commits])
+
+
+def update_keys(contents: Contents) -> dict[UpdateKey, None]:
     """In the order of the contents."""
     return {(entry.member, entry.update): None for entry in contents.updates}
 

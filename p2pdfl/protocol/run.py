@@ -407,7 +407,7 @@ class Run:
                 is_own = sender == self.me and self._signed.get(_own_slot(packet)) == packet
                 matters = now.on_commit(packet, payload, sender, is_own=is_own)
             case Propose():
-                now.on_propose(payload, packet.envelope.view, now_ms)
+                now.on_propose(packet, payload, now_ms)
                 matters = True
             case Accuse() | Judge():
                 raise AssertionError("for the jury")
@@ -540,11 +540,7 @@ class Run:
         named = [now.commits[entry.member, entry.body] for entry in contents.commits]
         packets = (
             *(held.packet for held in named),
-            *(
-                packet
-                for packet in now.packets
-                if packet.envelope.kind == Kind.PROPOSE and _is_proposal_of(packet, propose)
-            ),
+            *(packet for packet in now.proposal_packets if _is_proposal_of(packet, propose)),
         )
         closed = ClosedRound(
             round=context.round,
@@ -810,9 +806,15 @@ class Run:
     def _punish(self, propose: Propose, context: RoundContext) -> list[Effect]:
         """The bans that this head makes effective, and their proofs for the contract."""
         effects: list[Effect] = []
+        cases = {self.docket.loser_address(entry): entry for entry in propose.contents.verdicts}
         for address, evidence in self.docket.bans(propose.contents).items():
             self.banned[address] = evidence
-            effects.append(_notice("ban", round=context.round, member=_hex(address), evidence=evidence))
+            case = cases.get(address)
+            found: dict[str, str | int] = {}
+            if case is not None:
+                accuser = self.epochs[case.epoch].addresses[case.accuser]
+                found = {"accuser": _hex(accuser), "audited_round": case.audited_round, "verdict_round": case.round}
+            effects.append(_notice("ban", round=context.round, member=_hex(address), evidence=evidence, **found))
         delay_ms = turn_ms(context.assignment, context.epoch.indices.get(self.setup.address))
         if delay_ms is None:
             return effects

@@ -99,6 +99,8 @@ class RoundClosed(_Line):
     seconds: float
     commits: int
     updates: int
+    update_bytes: int
+    """Of all of them, as they were sent."""
     bytes_sent: int
     """Since the peer's start, at the socket."""
 
@@ -132,8 +134,14 @@ class VerdictListed(_Line):
 class Ban(_Line):
     event: Literal["ban"]
     round: int
+    """Whose head lists it."""
     member: Address
     evidence: str
+    accuser: Address | None = None
+    """Of the verdict, as all that follows; an equivocation has none."""
+    audited_round: int | None = None
+    verdict_round: int | None = None
+    """The one in which the update was audited and judged."""
 
 
 class AnchorSent(_Line):

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -16,7 +16,22 @@ from p2pdfl.scenario.events import PeerRecord
 from p2pdfl.scenario.spec import Scenario
 from p2pdfl.scenario.summary import PeerRow, Summary
 
-METRICS = ("round", "peer", "behaviour", "epoch", "view", "accuracy", "seconds", "commits", "updates", "bytes_sent")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METRICS = (
+    "round",
+    "peer",
+    "behaviour",
+    "epoch",
+    "view",
+    "accuracy",
+    "seconds",
+    "commits",
+    "updates",
+    "update_bytes",
+    "bytes_sent",
+)
 """Columns of metrics.csv, one row per round and peer; bytes_sent is of that round alone."""
 
 
@@ -32,9 +47,10 @@ def write_metrics(path: Path, scenario: Scenario, records: Sequence[PeerRecord])
         byzantine = scenario.behaviours.get(record.name)
         sent_before = 0
         for number, line in sorted(record.rounds.items()):
-            measured = (line.accuracy, line.seconds, line.commits, line.updates, line.bytes_sent - sent_before)
+            measured = (line.accuracy, line.seconds, line.commits, line.updates, line.update_bytes)
+            sent = line.bytes_sent - sent_before
             rows.append(
-                (number, record.name, byzantine.behaviour if byzantine else "", line.epoch, line.view, *measured)
+                (number, record.name, byzantine.behaviour if byzantine else "", line.epoch, line.view, *measured, sent)
             )
             sent_before = line.bytes_sent
     rows.sort(key=lambda row: (row[0], row[1]))
@@ -62,12 +78,17 @@ def plot_accuracy(path: Path, scenario: Scenario, records: Sequence[PeerRecord],
     axes.axvspan(
         scenario.task.training_rounds - 0.5, scenario.task.total_rounds - 0.5, color="0.93", label="closing rounds"
     )
-    for place, peer in enumerate(peer for peer in summary.peers if peer.behaviour is not None):
-        color = f"C{place + 1}"
-        if peer.from_round is not None:
-            axes.axvline(peer.from_round, color=color, linestyle=":", label=f"{peer.name} starts: {peer.behaviour}")
-        if peer.caught_round is not None:
-            axes.axvline(peer.caught_round, color=color, label=f"{peer.name} banned: {peer.evidence}")
+    starts: dict[tuple[int, str], list[str]] = {}
+    for peer in summary.peers:
+        if peer.behaviour is not None and peer.from_round is not None:
+            starts.setdefault((peer.from_round, peer.behaviour), []).append(peer.name)
+    for place, ((round, behaviour), names) in enumerate(starts.items()):
+        who = f"{names[0]} starts" if len(names) == 1 else f"{len(names)} peers start"
+        axes.axvline(round, color=f"C{place + 1}", linestyle=":", label=f"{who}: {behaviour}")
+    for place, ban in enumerate(summary.bans, len(starts)):
+        axes.axvline(ban.round, color=f"C{place + 1}", label=f"{ban.name} banned in {ban.round}: {ban.evidence}")
+    if len(summary.bans) > 1:
+        _plot_left(axes, scenario, summary)
     for anchor in summary.anchors:
         axes.plot([anchor.round], [0.02], marker="^", color="black", clip_on=False)
     axes.set(
@@ -78,8 +99,24 @@ def plot_accuracy(path: Path, scenario: Scenario, records: Sequence[PeerRecord],
         title=f"{scenario.name}: {'ok' if summary.ok else 'NOT as expected'}",
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.08, 0.5), fontsize="small", frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def _plot_left(axes: Axes, scenario: Scenario, summary: Summary) -> None:
+    """How many Byzantine peers are not banned, as steps on an axis of its own."""
+    rounds = [ban.round for ban in summary.bans if ban.name in scenario.behaviours]
+    count = len(scenario.behaviours)
+    other = axes.twinx()
+    other.step(
+        [-0.5, *rounds, scenario.task.total_rounds - 0.5],
+        [count, *range(count - 1, count - 1 - len(rounds), -1), count - len(rounds)],
+        where="post",
+        color="0.5",
+        linewidth=1,
+    )
+    other.set(ylim=(0, 3 * count), yticks=range(count + 1))
+    other.set_ylabel("Byzantine peers not banned (grey)", loc="bottom", fontsize="small")
 
 
 def print_verdict(console: Console, directory: Path, summary: Summary) -> None:
@@ -103,6 +140,13 @@ def verdict(summary: Summary) -> Group:
     for row in summary.peers:
         peers.add_row(*_peer_cells(row))
 
+    bans = Table(title="bans", title_justify="left")
+    for heading in ("in round", "banned", "evidence", "audited round", "auditor", "verdict in round"):
+        bans.add_column(heading)
+    for ban in summary.bans:
+        found = (ban.audited_round, ban.auditor, ban.verdict_round)
+        bans.add_row(str(ban.round), ban.name, ban.evidence, *("" if value is None else str(value) for value in found))
+
     expected = Table(title="expected", title_justify="left")
     for heading in ("", "what", "expected", "seen"):
         expected.add_column(heading)
@@ -120,13 +164,27 @@ def verdict(summary: Summary) -> Group:
         f"{_network(summary)}\n"
         f"honest peers' time, together: {spent}; sent per peer and round: "
         f"{(summary.bytes_sent_per_peer_per_round or 0) / 1000:.0f} kB"
+        f"; an update has {(summary.bytes_per_update or 0) / 1000:.1f} kB"
     )
     outcome = (
         Text(f"{summary.scenario}: ok", style="bold green")
         if summary.ok
         else Text(f"{summary.scenario}: NOT as expected", style="bold red")
     )
-    return Group(peers, expected, facts, outcome)
+    return Group(peers, *([bans] if summary.bans else []), expected, *_audits(summary), facts, outcome)
+
+
+def _audits(summary: Summary) -> list[Text]:
+    audits = summary.audits
+    if audits is None:
+        return []
+    took = "not all were found" if audits.rounds is None else f"it took {audits.rounds}"
+    return [
+        Text(
+            f"{audits.auditors} audits per round find a bad update with {100 * audits.chance:.0f} %: all "
+            f"{audits.byzantine} who send some in {audits.rounds_expected:.1f} rounds with audits by formula; {took}"
+        )
+    ]
 
 
 def _peer_cells(row: PeerRow) -> tuple[str, ...]:

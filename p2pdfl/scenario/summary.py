@@ -7,12 +7,15 @@ from the chain alone.  Pure: nothing is read or written here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from p2pdfl import params
+from p2pdfl.behaviours import UPDATE_BEHAVIOURS
+from p2pdfl.economics import Audits
 from p2pdfl.scenario.events import (
     SECONDS,
     Accusation,
@@ -65,6 +68,32 @@ class PeerRow(_Row):
     slash_tx: str | None
 
 
+class BanRow(_Row):
+    name: str
+    round: int
+    """Whose head listed the verdict or the evidence."""
+    evidence: str
+    auditor: str | None
+    """Who found it; nobody in particular where it was no bad update."""
+    audited_round: int | None
+    verdict_round: int | None
+    """In which the audit was made and judged."""
+
+
+class AuditsRow(_Row):
+    """What the formulas of `economics` expect beside what came."""
+
+    auditors: int
+    chance: float
+    """That a bad update is found."""
+    byzantine: int
+    """Who send bad updates."""
+    rounds_expected: float
+    """With audits, until all of these are found."""
+    rounds: int | None
+    """That it took; None if they were not all found."""
+
+
 class Expectation(_Row):
     what: str
     expected: Any
@@ -81,6 +110,10 @@ class Summary(_Row):
     """Between peers; none on loopback."""
     peers: list[PeerRow]
     honest_banned: int
+    bans: list[BanRow]
+    """In the order in which they came."""
+    audits: AuditsRow | None
+    """None where no formula fits: nobody sends bad updates, or not all in the same rounds, or not all collude."""
     accusations: int
     rounds: int
     late_rounds: int
@@ -98,6 +131,8 @@ class Summary(_Row):
     seconds: dict[str, float]
     """Where peers' time went, summed over the honest ones."""
     bytes_sent_per_peer_per_round: int | None
+    bytes_per_update: int | None
+    """Mean over the updates in heads, as they were sent."""
     wall_seconds: float
     expected: list[Expectation]
 
@@ -140,6 +175,8 @@ def summarize(
         conditions=scenario.conditions,
         peers=peers,
         honest_banned=sum(1 for record in honest if record.address in bans),
+        bans=_ban_rows(records, bans),
+        audits=_audits(scenario, records, bans),
         accusations=len(_accusations(honest)),
         rounds=max((len(record.rounds) for record in honest), default=0),
         late_rounds=sum(line.view > 0 for line in closed.values()),
@@ -154,6 +191,7 @@ def summarize(
             for part in SECONDS
         },
         bytes_sent_per_peer_per_round=round(fmean(per_round)) if per_round else None,
+        bytes_per_update=_bytes_per_update(closed.values()),
         wall_seconds=round(wall_seconds, 3),
         expected=expected,
     )
@@ -337,6 +375,41 @@ def _bans(honest: Sequence[PeerRecord]) -> dict[str, Ban]:
     return bans
 
 
+def _ban_rows(records: Sequence[PeerRecord], bans: Mapping[str, Ban]) -> list[BanRow]:
+    names = {record.address: record.name for record in records}
+    return [
+        BanRow(
+            name=names.get(ban.member, ban.member),
+            round=ban.round,
+            evidence=ban.evidence,
+            auditor=names.get(ban.accuser) if ban.accuser not in (None, ban.member) else None,
+            audited_round=ban.audited_round,
+            verdict_round=ban.verdict_round,
+        )
+        for ban in bans.values()
+    ]
+
+
+def _audits(scenario: Scenario, records: Sequence[PeerRecord], bans: Mapping[str, Ban]) -> AuditsRow | None:
+    attackers = {name: entry for name, entry in scenario.behaviours.items() if entry.behaviour in UPDATE_BEHAVIOURS}
+    schedules = {(entry.from_round, entry.every) for entry in attackers.values()}
+    shielded = len(attackers) == 1 or all(entry.collude for entry in attackers.values())
+    if len(schedules) != 1 or not shielded or not scenario.task.audit_fraction or len(attackers) == scenario.peers:
+        return None
+    ((from_round, every),) = schedules
+    audits = Audits(peers=scenario.peers, byzantine=len(attackers), audit_fraction=scenario.task.audit_fraction)
+    found = [bans[record.address or ""] for record in records if record.name in attackers and record.address in bans]
+    verdict_rounds = [ban.verdict_round for ban in found if ban.verdict_round is not None]
+    first = from_round + params.AUDIT_LAG
+    return AuditsRow(
+        auditors=audits.auditors,
+        chance=audits.chance,
+        byzantine=audits.byzantine,
+        rounds_expected=audits.rounds_to_catch(every),
+        rounds=max(verdict_rounds) - first + 1 if len(verdict_rounds) == len(attackers) else None,
+    )
+
+
 def _accusations(honest: Sequence[PeerRecord]) -> set[tuple[int, str, str, int]]:
     return {
         (item.round, item.accuser, item.accused, item.audited_round)
@@ -415,6 +488,12 @@ def describe_end(record: PeerRecord) -> str:
     if record.exit_code < 0:
         return f"killed by signal {-record.exit_code}"
     return f"stopped with exit code {record.exit_code}"
+
+
+def _bytes_per_update(rounds: Iterable[RoundClosed]) -> int | None:
+    lines = list(rounds)
+    count = sum(line.updates for line in lines)
+    return round(sum(line.update_bytes for line in lines) / count) if count else None
 
 
 def _median_seconds(scenario: Scenario, honest: Sequence[PeerRecord], *, training: bool) -> float | None:

@@ -54,10 +54,14 @@ def serve(*, task: str, members: int, port: int, out: Path) -> None:
 
 def choose(name_or_file: str, members: int) -> Task:
     """A task file's [task] table, or the built-in data set of that name, for so many members.  Raises TaskError."""
+    from p2pdfl.learning.data import MODELS
+
     if Path(name_or_file).is_file():
         fields = task_file.load(Path(name_or_file)).task.model_dump()
     else:
         fields = {"name": name_or_file, "data": name_or_file, "training_rounds": WALK_TRAINING_ROUNDS}
+        if name_or_file in MODELS:
+            fields["model"] = MODELS[name_or_file]
     try:
         return Task.model_validate({**fields, "members_min": members})
     except ValidationError as error:

@@ -21,9 +21,12 @@ from p2pdfl.crypto.envelope import Signer
 from p2pdfl.protocol import agreement, assignment, audit, checkpoint, evidence, history, perform, resync, round, run
 from p2pdfl.protocol import beacon as beacon_module
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.round import RoundContext
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import chain, world
-from p2pdfl.types import Digest, Entropy
+from p2pdfl.task import Task
+from p2pdfl.types import Ballot, Commit, Digest, Entropy
 
 ENTRIES_MAX = 20_000
 """Of each cache: several rounds of 256 peers."""
@@ -161,8 +164,18 @@ def _assigned_by(**named: Any) -> Hashable:
     )
 
 
-def _dealt_under(task: Digest, round: int, dealer: bytes, holders: Any) -> Hashable:
-    return (task, round, dealer, holders.list_hash, holders.threshold)
+def _checked_under(context: RoundContext, task: Digest, member: int, body: Digest, commit: Commit) -> Hashable:
+    """The parent fixes which dealings, the body which COMMIT."""
+    return (task, context.round, context.parent, context.epoch.list_hash, context.dealt_to.list_hash, member, body)
+
+
+def _next_after(task: Task, epoch: EpochMembers, registrations: Any, *, committed: Any, banned: Any) -> Hashable:
+    last_round = task.last_round_of(epoch.epoch + 1)
+    return (epoch.epoch, epoch.list_hash, last_round, registrations, frozenset(committed), frozenset(banned))
+
+
+def _ballot_of(*, member: int, signature: bytes) -> Hashable:
+    return (member, signature)
 
 
 def _multiply(element: group.Element, secret: int) -> group.Element:
@@ -178,22 +191,26 @@ def installed() -> Iterator[None]:
     """signature -> what it was for, and whose it is"""
     recover = _recover(envelope.recover, signers)
     decode = _decode_payload(codec.decode_payload)
+    is_signed = _by_identity(codec.is_signed_payload, Cache())
     digest_of = _by_identity(codec.digest_of, Cache(2_000))
     head_digest = _by_identity(envelope.head_digest, Cache(2_000))
     packet_id = _by_identity(resync.packet_id, Cache())
     certificate_check = _certificate_check(agreement.is_certificate)
-    context = _by_key(beacon_module.dealing_context, Cache(), _dealt_under)
     patches: list[tuple[Any, str, Any]] = [
         *((module, "recover", recover) for module in (agreement, audit, chain, checkpoint, evidence, run)),
         (Signer, "sign", _sign(Signer.sign, signers)),
         (group, "multiply", _multiply),
         *((module, "decode_payload", decode) for module in (checkpoint, run)),
+        (run, "is_signed_payload", is_signed),
         *((module, "head_digest", head_digest) for module in (checkpoint, run, round)),
         *((module, "packet_id", packet_id) for module in (run, resync)),
+        (agreement, "Ballot", _by_key(Ballot, Cache(), _ballot_of)),
         (round, "digest_of", digest_of),
+        *((round, keys.__name__, _by_identity(keys, Cache(2_000))) for keys in (round.commit_keys, round.update_keys)),
         (round, "is_certificate", certificate_check),
-        (round, "dealing_context", context),
+        (RoundContext, "check_of", _by_key(RoundContext.check_of, Cache(), _checked_under)),
         (history, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
+        (run, "compute_next_epoch", _by_key(history.compute_next_epoch, Cache(64), _next_after)),
         (history, "compute_assignment", _by_key(assignment.compute_assignment, Cache(256), _assigned_by)),
         (world, "check_commits", _check_commits(perform.check_commits)),
     ]

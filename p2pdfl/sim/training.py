@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from statistics import fmean
 
 from p2pdfl.behaviours import Poison
 from p2pdfl.learning.learner import Learner, State
@@ -38,6 +39,7 @@ class RealLearning:
         self._audited: dict[Round, dict[tuple[Digest, _Work], Outcome]] = {}
         self._valid: dict[Round, dict[tuple[Digest, Address], bool]] = {}
         self._aggregates: dict[tuple[Digest, tuple[Digest, ...]], Digest] = {}
+        self._honest_bytes_each: list[int] = []
         self._keep_state(learner.initial_state())
 
     def train(self, effect: Train, index: int, author: Address) -> Digest:
@@ -89,6 +91,11 @@ class RealLearning:
             )
         return known[case]
 
+    @property
+    def bytes_per_update(self) -> float:
+        """Mean over what honest members send."""
+        return fmean(self._honest_bytes_each)
+
     def _honest_bytes(self, effect: Train, author: Address, seed: Digest) -> bytes:
         return self.updates[self._honest_update(effect.parent_state, seed, effect.round, author)]
 
@@ -99,6 +106,7 @@ class RealLearning:
             state = self.states[parent_state]
             update = self.learner.train(state, seed=seed, task_id=self._task_id, round=round, author=author)
             known[work] = self._keep_update(round, update)
+            self._honest_bytes_each.append(len(update))
         return known[work]
 
     def _keep_update(self, round: Round, update: bytes) -> Digest:

@@ -61,7 +61,7 @@ from p2pdfl.protocol.perform import check_commits
 from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound, Run
-from p2pdfl.protocol.setup import Setup
+from p2pdfl.protocol.setup import Setup, Terms
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.protocol.start import Genesis, Start, at_genesis
 from p2pdfl.sim.chain import Anchors, Chain, Change
@@ -257,6 +257,10 @@ class World:
         """What the chain confirmed, oldest first."""
         self.setup_domain = Domain(chain_id=1, contract=bytes(20))
         self._task_id = task.task_id()
+        self._first_start = at_genesis(
+            Terms(task=task, task_id=self._task_id, domain=self.setup_domain, sharing=sharing), genesis
+        )
+        """The same for all, and so is the first list in it."""
         anchors = Anchors(
             task=self._task_id,
             domain=self.setup_domain,
@@ -290,7 +294,7 @@ class World:
             signer=Signer(key.chain_secret),
             sharing=self._sharing,
         )
-        return Run(setup, start or at_genesis(setup, self.genesis), signed)
+        return Run(setup, start or self._first_start, signed)
 
     def entropy(self, count: int) -> bytes:
         return self._random.randbytes(count)

@@ -53,6 +53,8 @@ class Row:
     honest_banned: int
     all_banned_after: int | None
     """Rounds until the last Byzantine member was banned."""
+    bytes_per_update: float | None
+    """Mean over what honest members send."""
 
     @property
     def key(self) -> tuple[str, str, float, int]:
@@ -123,6 +125,7 @@ def run_cell(study: Study, cell: Cell) -> Row:
         banned=len(banned),
         honest_banned=len(witness.run.banned) - len(banned),
         all_banned_after=1 + max(ban_rounds) if banned and banned == attackers else None,
+        bytes_per_update=None if real is None else round(real.bytes_per_update, 1),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from p2pdfl.learning import resolve
 from p2pdfl.study import runner, spec
 from p2pdfl.study.cell import Row
 from p2pdfl.study.results import report
@@ -15,7 +16,9 @@ from p2pdfl.study.results import report
 
 def run(name_or_path: str, out: Path, *, processes: int, fresh: bool, console: Console) -> Path:
     """Returns the directory.  Raises StudyError, TaskError, StudyFailed."""
-    study = spec.load(spec.find(name_or_path))
+    path = spec.find(name_or_path)
+    study = spec.load(path)
+    resolve.look_in(path.parent)  # a study's own model and data stand beside it
     directory = out / f"study-{study.name}"
     progress = Progress(
         TextColumn("{task.description}"),

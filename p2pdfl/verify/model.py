@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from p2pdfl.learning import quantize
 from p2pdfl.learning.learner import Learner, State
 from p2pdfl.protocol.assignment import batch_seed
 from p2pdfl.protocol.audit import loser
@@ -63,7 +62,7 @@ class Model:
         for entry in closed.contents.updates:
             author = closed.epoch.addresses[entry.member]
             try:
-                data = self.transcript.blob(entry.update, quantize.update_bytes(self.learner.dimension))
+                data = self.transcript.blob(entry.update, self.learner.update_bytes_max)
             except BadFile as error:
                 self.findings.fail(Check.FILES, f"round {closed.round}: update of member {entry.member}: {error}")
                 continue

@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-TARGET_NAMES = ("codec", "gossip", "pull")
-INPUT_BYTES_MAX = {"codec": 1 << 14, "gossip": 1 << 12, "pull": 1 << 10}
+TARGET_NAMES = ("codec", "gossip", "pull", "update")
+INPUT_BYTES_MAX = {"codec": 1 << 14, "gossip": 1 << 12, "pull": 1 << 10, "update": 1 << 12}
 INPUT_S_MAX = 5
 """An input that takes longer is a crash."""
 MEMORY_MB_MAX = 2048

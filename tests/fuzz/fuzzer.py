@@ -16,6 +16,8 @@ from pydantic import ValidationError
 SEEN = [
     "fuzz",
     "p2pdfl.codec",
+    "p2pdfl.learning.compression",
+    "p2pdfl.learning.quantize",
     "p2pdfl.net",
     "p2pdfl.protocol",
     "p2pdfl.types",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Annotated, Any, Union, get_args, get_origin
 
+import numpy as np
 from annotated_types import Ge, Len, Lt
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
@@ -16,6 +17,10 @@ from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
 from libp2p.utils.varint import encode_varint_prefixed
 
 from p2pdfl.codec import encode
+from p2pdfl.learning.attacks import zip_bomb
+from p2pdfl.learning.compression import shorten
+from p2pdfl.learning.quantize import CODINGS, HEADER_BYTES, Header
+from p2pdfl.learning.quantize import encode as encode_update
 from p2pdfl.net.pull import encode_request
 from p2pdfl.types import PAYLOAD_TYPES, Envelope, Packet, Wire
 
@@ -23,7 +28,7 @@ from .targets import WIRE_TYPES
 
 
 def seeds(target: str) -> list[bytes]:
-    return list({"codec": _codec, "gossip": _gossip, "pull": _pull}[target](random.Random(0)))
+    return list({"codec": _codec, "gossip": _gossip, "pull": _pull, "update": _update}[target](random.Random(0)))
 
 
 def _codec(chance: random.Random) -> Iterator[bytes]:
@@ -85,6 +90,19 @@ def _gossip(chance: random.Random) -> Iterator[bytes]:
     yield b"".join(frames)
     yield encode_varint_prefixed(bytes(5000))
     yield b"\xff" * 10
+
+
+def _update(chance: random.Random) -> Iterator[bytes]:
+    for place, coding in enumerate(CODINGS.values()):
+        for dimension in (1, 2, 255, 257, 1025, 2048):
+            header = Header(task_id=bytes(32), round=1, author=bytes(20), dimension=dimension)
+            for vector in (np.zeros(dimension), np.array([chance.gauss(0, 1) ** 3 for _ in range(dimension)])):
+                update = encode_update(vector, header, coding)
+                what = place | dimension - 1 << 2
+                yield what.to_bytes(2, "big") + update[HEADER_BYTES:]
+                for level in (1, 19):
+                    yield (what | 2).to_bytes(2, "big") + shorten(update, level)[HEADER_BYTES:]
+    yield bytes([0, 2]) + zip_bomb(200)
 
 
 def _pull(chance: random.Random) -> Iterator[bytes]:

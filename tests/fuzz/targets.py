@@ -4,6 +4,8 @@ codec: every wire type decodes to a value with exactly these bytes, or Malformed
 gossip: the stream's frames are cut alike however the bytes come in; no message makes the signature's check raise.
 pull: a server answers any request; a puller among holders of any kind believes only what the digest proves, blames
     only who lied, keeps what it promised to keep, and one honest holder is always enough to get to the end.
+update: what follows the header, raw or compressed, gives the one update that it is an encoding of, or Malformed is
+    raised.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 
+import numpy as np
 from google.protobuf.message import DecodeError
 from libp2p.pubsub.pb import rpc_pb2
 
 from p2pdfl import types
 from p2pdfl.codec import Malformed, decode, decode_payload, encode
+from p2pdfl.learning.compression import expand, shorten
+from p2pdfl.learning.quantize import CODINGS, Header, parse
+from p2pdfl.learning.quantize import encode as encode_update
 from p2pdfl.net import pubsub, pull
 from p2pdfl.net.pull import Assembly, NotHeld, Patience, Served
 from p2pdfl.params import PACKET_BYTES_MAX
@@ -41,6 +47,8 @@ FRAME_BYTES_MAX = 1 << 12
 CHUNK_BYTES = 64
 """Chunks of pulls that are fuzzed."""
 HOLDERS = 4
+DIMENSION_MAX = 1 << 11
+"""Of fuzzed updates."""
 PATIENCE = Patience(requests_per_holder_max=2, steal_s=1.0)
 
 
@@ -231,6 +239,29 @@ def _finish(one: Assembly[int], served: Served, now_s: float) -> None:
     raise AssertionError("an honest holder is not enough")
 
 
+# --- update ------------------------------------------------------------------------------------------------------
+
+
+def update(data: bytes) -> None:
+    """A bit for the codes and one for compression, fourteen for the dimension; then what follows the header."""
+    reader = _Reader(data)
+    what = reader.number(2)
+    coding = list(CODINGS.values())[what & 1]
+    header = Header(task_id=bytes(32), round=1, author=bytes(20), dimension=1 + (what >> 2) % DIMENSION_MAX)
+    sent = header.to_bytes() + data[2:]
+    try:
+        expanded = expand(sent, header, coding) if what & 2 else sent
+        quantized = parse(expanded, header, coding)
+    except Malformed as error:
+        return on_refusal(error)
+    values = quantized.values()
+    assert len(expanded) == coding.update_bytes(header.dimension)
+    assert values.size == header.dimension
+    assert np.isfinite(values).all()
+    assert encode_update(values, header, coding) == expanded
+    assert expand(shorten(expanded), header, coding) == expanded
+
+
 class _Reader:
     """Zeros at the end."""
 
@@ -250,4 +281,4 @@ class _Reader:
         return int.from_bytes(self.bytes(count), "big")
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"codec": codec, "gossip": gossip, "pull": pull_}
+TARGETS: dict[str, Callable[[bytes], None]] = {"codec": codec, "gossip": gossip, "pull": pull_, "update": update}

@@ -12,6 +12,7 @@ from .targets import TARGETS, WIRE_TYPES
 FOUND: dict[str, list[str]] = {
     "codec": [],
     "gossip": [],
+    "update": [],
     "pull": [
         # the only honest holder had its two pieces waiting behind a lie, and was asked for nothing more
         "04c100001c0c011d27001c0c011d00001c0c00000000000000b343a689bb12c6e7ca4a5a44a459046b8dbbe8f70e44cd8739739a7e74a117202e0443027aaf1fa95b7f86589578df43e413160c00001c0c011d",

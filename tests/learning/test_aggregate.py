@@ -17,20 +17,25 @@ from hypothesis import strategies as st
 
 from p2pdfl.learning import aggregate as rules
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max, gram, selection_network
-from p2pdfl.learning.quantize import CHUNK, Header, Quantized, encode, parse
+from p2pdfl.learning.quantize import INT4, INT8, Coding, Header, Quantized, encode, parse
 from p2pdfl.task import RULES
 
+CHUNK = INT8.chunk
 DIMENSION = 5 * CHUNK + 100  # more than a block, and a last chunk that is not full
 
+both_codings = pytest.mark.parametrize("coding", [INT8, INT4], ids=["int8", "int4"])
 
-def quantized(vector: np.ndarray) -> Quantized:
+
+def quantized(vector: np.ndarray, coding: Coding = INT8) -> Quantized:
     header = Header(task_id=bytes(32), round=0, author=bytes(20), dimension=vector.size)
-    return parse(encode(vector, header), header)
+    return parse(encode(vector, header, coding), header, coding)
 
 
-def updates_around(direction: np.ndarray, count: int, seed: int = 0, noise: float = 0.5) -> list[Quantized]:
+def updates_around(
+    direction: np.ndarray, count: int, seed: int = 0, noise: float = 0.5, coding: Coding = INT8
+) -> list[Quantized]:
     draw = np.random.default_rng(seed)
-    return [quantized(direction + noise * draw.standard_normal(direction.size)) for _ in range(count)]
+    return [quantized(direction + noise * draw.standard_normal(direction.size), coding) for _ in range(count)]
 
 
 def naive_clip_nnm_trimmed_mean(updates: list[Quantized]) -> np.ndarray:
@@ -50,10 +55,11 @@ def relative_difference(value: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
 
 
+@both_codings
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 13])
-def test_default_rule_agrees_with_the_naive_one(count: int) -> None:
-    updates = updates_around(np.full(DIMENSION, 0.01), count, noise=0.02)
-    updates[-1] = quantized(updates[-1].values() * -1000)
+def test_default_rule_agrees_with_the_naive_one(count: int, coding: Coding) -> None:
+    updates = updates_around(np.full(DIMENSION, 0.01), count, noise=0.02, coding=coding)
+    updates[-1] = quantized(updates[-1].values() * -1000, coding)
     result = aggregate("clip_nnm_trimmed_mean", updates)
     assert relative_difference(result, naive_clip_nnm_trimmed_mean(updates)) <= 1e-12
 
@@ -65,34 +71,50 @@ def test_mean_agrees_with_the_naive_one(count: int) -> None:
     assert relative_difference(result, np.mean([update.values() for update in updates], axis=0)) <= 1e-12
 
 
+@both_codings
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_gram_is_exact(count: int, dimension: int, seed: int) -> None:
+def test_gram_is_exact(coding: Coding, count: int, dimension: int, seed: int) -> None:
     """Also over chunks whose scales lie far apart: every product here is an integer that float64 holds."""
     draw = np.random.default_rng(seed)
-    vectors = draw.integers(-127, 128, (count, dimension)) * 2.0 ** draw.integers(0, 9, (count, 1))
-    vectors[:, 0] = 127.0
-    updates = [quantized(vector) for vector in vectors]
+    largest = coding.code_max
+    vectors = draw.integers(-largest, largest, (count, dimension), endpoint=True) * 2.0 ** draw.integers(
+        0, 9, (count, 1)
+    )
+    vectors[:, 0] = largest
+    updates = [quantized(vector, coding) for vector in vectors]
     exact = [[sum(int(a) * int(b) for a, b in zip(x, y, strict=True)) for y in vectors] for x in vectors]
     decoded = [update.values() for update in updates]
     if all((decoded[i] == vectors[i]).all() for i in range(count)):
         assert gram(updates).tolist() == exact
 
 
-def test_gram_of_extreme_codes_is_exact() -> None:
+@both_codings
+def test_gram_of_extreme_codes_is_exact(coding: Coding) -> None:
     """The worst case of the bound 127^2 * 1024 < 2^24."""
-    full = quantized(np.full(3 * CHUNK, 127.0))
-    assert gram([full, full])[0][1] == 3 * CHUNK * 127**2
+    full = quantized(np.full(3 * CHUNK, float(coding.code_max)), coding)
+    assert gram([full, full])[0][1] == 3 * CHUNK * coding.code_max**2
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_what_both_codings_can_say_has_one_aggregate(rule: str) -> None:
+    """Up to the order of sums over chunks: int4 has four times as many."""
+    fine = updates_around(np.full(DIMENSION, 0.01), 7)
+    coarse = [quantized(update.values(), INT4) for update in fine]
+    same = [quantized(update.values()) for update in coarse]
+    assert all((a.values() == b.values()).all() for a, b in zip(coarse, same, strict=True))
+    assert relative_difference(aggregate(rule, coarse), aggregate(rule, same)) <= 1e-12
+
+
+@both_codings
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("count", [4, 5, 8])
-def test_another_order_gives_the_same_up_to_rounding(rule: str, count: int) -> None:
+def test_another_order_gives_the_same_up_to_rounding(rule: str, count: int, coding: Coding) -> None:
     """Not always the same bits: that is why the order of members is fixed."""
-    updates = updates_around(np.full(DIMENSION, 0.01), count)
+    updates = updates_around(np.full(DIMENSION, 0.01), count, coding=coding)
     # outliers far apart, so that no other choice is as good: between equals the order decides
     for place in range(byzantine_count_max(count)):
-        updates[place] = quantized(-(3.0 ** (place + 1)) * updates[place].values())
+        updates[place] = quantized(-(3.0 ** (place + 1)) * updates[place].values(), coding)
     assert relative_difference(aggregate(rule, updates[::-1]), aggregate(rule, updates)) <= 1e-12
 
 
@@ -102,9 +124,12 @@ def test_the_same_order_gives_the_same_bits(rule: str) -> None:
     assert aggregate(rule, updates).tobytes() == aggregate(rule, updates).tobytes()
 
 
+@both_codings
 @pytest.mark.parametrize("rule", RULES)
-def test_block_and_batch_sizes_do_not_change_the_bits(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    updates = updates_around(np.full(DIMENSION, 0.01), 5)
+def test_block_and_batch_sizes_do_not_change_the_bits(
+    rule: str, coding: Coding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates = updates_around(np.full(DIMENSION, 0.01), 5, coding=coding)
     before = aggregate(rule, updates)
     monkeypatch.setattr(rules, "_BLOCK_BYTES", 1)
     assert aggregate(rule, updates).tobytes() == before.tobytes()
@@ -227,22 +252,25 @@ def test_sums_of_rounded_weights_times_codes_need_no_rounding(data: st.DataObjec
 
 
 ELSEWHERE = """
-from hashlib import sha256
 import threadpoolctl
-from learning.test_aggregate import aggregates
+from learning.test_aggregate import digests
 print(*sorted({blas.get("architecture") for blas in threadpoolctl.threadpool_info()} - {None}))
-print(*(sha256(aggregate).hexdigest() for aggregate in aggregates()))
+print(*digests())
 """
 
 
-def aggregates() -> list[bytes]:
+def aggregates(coding: Coding) -> list[bytes]:
     """By every rule, of updates some of which are outliers, copies or zero."""
-    updates = updates_around(np.full(DIMENSION, 0.01), 11, noise=0.02)
-    updates[1] = quantized(updates[0].values() * -1000)
+    updates = updates_around(np.full(DIMENSION, 0.01), 11, noise=0.02, coding=coding)
+    updates[1] = quantized(updates[0].values() * -1000, coding)
     updates[2] = updates[5]
-    updates[4] = quantized(np.zeros(DIMENSION))
-    updates[7] = quantized(np.full(DIMENSION, 1e300))
+    updates[4] = quantized(np.zeros(DIMENSION), coding)
+    updates[7] = quantized(np.full(DIMENSION, 1e300), coding)
     return [aggregate(rule, updates).tobytes() for rule in RULES]
+
+
+def digests() -> list[str]:
+    return [sha256(aggregate).hexdigest() for coding in (INT8, INT4) for aggregate in aggregates(coding)]
 
 
 OLD_X86 = {
@@ -274,7 +302,7 @@ def test_threads_and_instruction_sets_do_not_change_the_bits(
         timeout=120,
         check=True,
     )
-    architectures, digests = found.stdout.splitlines()
+    architectures, elsewhere = found.stdout.splitlines()
     if architecture and platform.machine() == "x86_64" and "openblas" in str(np.show_config(mode="dicts")):
         assert architecture in architectures
-    assert digests.split() == [sha256(aggregate).hexdigest() for aggregate in aggregates()]
+    assert elsewhere.split() == digests()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from p2pdfl import params
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max
-from p2pdfl.learning.quantize import CHUNK, Quantized
+from p2pdfl.learning.quantize import INT4, INT8, Coding, Quantized
 from p2pdfl.task import RULES
 
 from .oracle import aggregators, preaggregators
-from .test_aggregate import quantized, relative_difference, updates_around
+from .test_aggregate import CHUNK, both_codings, quantized, relative_difference, updates_around
 
 Rows = np.ndarray  # float64 [row, coordinate]
 
@@ -155,13 +155,18 @@ def differs(rule: str, updates: list[Quantized]) -> bool:
     return bool(np.linalg.norm(aggregate(rule, updates) - expected) > 1e-6 * np.linalg.norm(expected))
 
 
+def recoded(updates: list[Quantized], coding: Coding) -> list[Quantized]:
+    return [quantized(update.values(), coding) for update in updates]
+
+
+@both_codings
 @pytest.mark.parametrize(("rule", "kind"), CASES)
-def test_agrees_with_byzfl(rule: str, kind: Callable[[int, int, int], list[Quantized]]) -> None:
+def test_agrees_with_byzfl(rule: str, kind: Callable[[int, int, int], list[Quantized]], coding: Coding) -> None:
     compared = 0
     for count in (2, 3, 4, 5, 8, 11):
         for dimension, seed in ((5, 0), (300, 1), (CHUNK + 300, 2)):
             try:
-                assert not differs(rule, kind(count, dimension, seed)), (count, dimension, seed)
+                assert not differs(rule, recoded(kind(count, dimension, seed), coding)), (count, dimension, seed)
             except Ambiguous:
                 continue
             compared += 1
@@ -170,13 +175,19 @@ def test_agrees_with_byzfl(rule: str, kind: Callable[[int, int, int], list[Quant
 
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(CASES), st.integers(2, 10), st.integers(2, 60), st.integers(0, 2**32 - 1))
+@given(
+    st.sampled_from(CASES),
+    st.integers(2, 10),
+    st.integers(2, 60),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([INT8, INT4]),
+)
 def test_agrees_with_byzfl_on_whatever_comes(
-    case: tuple[str, Callable[[int, int, int], list[Quantized]]], count: int, dimension: int, seed: int
+    case: tuple[str, Callable[[int, int, int], list[Quantized]]], count: int, dimension: int, seed: int, coding: Coding
 ) -> None:
     rule, kind = case
     try:
-        assert not differs(rule, kind(count, dimension, seed))
+        assert not differs(rule, recoded(kind(count, dimension, seed), coding))
     except Ambiguous:
         assume(False)
 

@@ -75,7 +75,10 @@ def test_a_tasks_own_model_trains_and_replays(model: str, data: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("mlp", "neither built in (digits_mlp) nor of the form package.module:function"),
+        (
+            "mlp",
+            "neither built in (char_transformer, cifar10_cnn, digits_cnn, digits_mlp, mnist_cnn) nor of the form",
+        ),
         ("learning.custom:absent", "has no function 'absent'"),
         ("learning.custom:not_a_module", "must return a torch.nn.Module"),
         ("learning.custom:without_parameters", "has no parameters to train"),

@@ -6,101 +6,119 @@ from hypothesis.extra.numpy import arrays
 
 from p2pdfl.codec import Malformed
 from p2pdfl.learning.quantize import (
-    CHUNK,
     EXPONENT_MAX,
     EXPONENT_MIN,
+    HEADER_BYTES,
+    INT4,
+    INT8,
+    Coding,
     Header,
-    chunk_count,
     decode,
     encode,
     header_of,
     parse,
-    update_bytes,
 )
 
-HEADER_BYTES = 68
+CHUNK = INT8.chunk
+
+both_codings = pytest.mark.parametrize("coding", [INT8, INT4], ids=["int8", "int4"])
 
 
 def header(dimension: int) -> Header:
     return Header(task_id=bytes(range(32)), round=7, author=bytes(range(20)), dimension=dimension)
 
 
-def update_of(exponents: list[int], codes: np.ndarray) -> bytes:
-    payload = np.array(exponents, np.int8).tobytes() + codes.astype(np.int8).tobytes()
-    return header(codes.size).to_bytes() + payload
+def update_of(exponents: list[int], codes: np.ndarray, coding: Coding = INT8) -> bytes:
+    whole = codes.astype(np.int8).tolist()
+    if coding is INT4:
+        halves = [code & 15 for code in whole] + [0] * (len(whole) % 2)
+        body = bytes(low | high << 4 for low, high in zip(halves[::2], halves[1::2], strict=True))
+    else:
+        body = bytes(code & 255 for code in whole)
+    return header(codes.size).to_bytes() + np.array(exponents, np.int8).tobytes() + body
 
 
 def vectors(**values: bool) -> st.SearchStrategy[np.ndarray]:
-    dimensions = st.one_of(st.integers(1, 40), st.sampled_from([CHUNK, CHUNK + 1]))
+    dimensions = st.one_of(st.integers(1, 40), st.sampled_from([INT4.chunk + 1, CHUNK, CHUNK + 1]))
     elements = st.floats(**values)  # type: ignore[arg-type]
     return dimensions.flatmap(lambda dimension: arrays(np.float64, dimension, elements=elements))
 
 
+@both_codings
 @settings(max_examples=50, deadline=None)
 @given(vectors(allow_nan=True, allow_infinity=True))
-def test_every_vector_has_an_encoding_that_decodes(vector: np.ndarray) -> None:
-    decoded = decode(encode(vector, header(vector.size)), header(vector.size))
+def test_every_vector_has_an_encoding_that_decodes(coding: Coding, vector: np.ndarray) -> None:
+    decoded = decode(encode(vector, header(vector.size), coding), header(vector.size), coding)
     assert np.isfinite(decoded).all()
 
 
+@both_codings
 @settings(max_examples=50, deadline=None)
 @given(vectors(allow_nan=True, allow_infinity=True))
-def test_a_decoded_vector_has_the_same_encoding_again(vector: np.ndarray) -> None:
-    update = encode(vector, header(vector.size))
-    assert encode(decode(update, header(vector.size)), header(vector.size)) == update
+def test_a_decoded_vector_has_the_same_encoding_again(coding: Coding, vector: np.ndarray) -> None:
+    update = encode(vector, header(vector.size), coding)
+    assert encode(decode(update, header(vector.size), coding), header(vector.size), coding) == update
 
 
+@both_codings
 @settings(max_examples=50, deadline=None)
 @given(vectors(min_value=-1e15, max_value=1e15))  # type: ignore[arg-type]
-def test_decoding_is_off_by_at_most_half_a_step(vector: np.ndarray) -> None:
-    decoded = decode(encode(vector, header(vector.size)), header(vector.size))
-    for first in range(0, vector.size, CHUNK):
-        chunk = slice(first, first + CHUNK)
-        # the largest code is at least 64, so a step is at most the largest magnitude / 63.5
-        step = max(np.abs(vector[chunk]).max() / 63.5, 2.0**EXPONENT_MIN)
+def test_decoding_is_off_by_at_most_half_a_step(coding: Coding, vector: np.ndarray) -> None:
+    decoded = decode(encode(vector, header(vector.size), coding), header(vector.size), coding)
+    for first in range(0, vector.size, coding.chunk):
+        chunk = slice(first, first + coding.chunk)
+        # the largest code is at least 64 or 4, so a step is at most the largest magnitude / 63.5 or 3.5
+        step = max(np.abs(vector[chunk]).max() / (coding.code_max / 2), 2.0**EXPONENT_MIN)
         assert (np.abs(decoded[chunk] - vector[chunk]) <= step / 2).all()
 
 
+@both_codings
 @settings(max_examples=50, deadline=None)
 @given(
     st.sampled_from([1, 2, CHUNK, CHUNK + 1]),
     st.sampled_from([EXPONENT_MIN, EXPONENT_MIN + 1, -14, EXPONENT_MAX]),
-    st.sampled_from([0, 1, 63, 64, 127]),
+    st.sampled_from([0, 1, 3, 4, 7, 63, 64, 127]),
     st.integers(0, 2**32 - 1),
 )
-def test_each_decoded_vector_has_one_encoding(dimension: int, exponent: int, largest: int, seed: int) -> None:
+def test_each_decoded_vector_has_one_encoding(
+    coding: Coding, dimension: int, exponent: int, largest: int, seed: int
+) -> None:
     """Whatever parses is what the quantizer would have written."""
+    largest = min(largest, coding.code_max)
     codes = np.random.default_rng(seed).integers(-largest, largest, dimension, endpoint=True)
-    exponents = [exponent] * chunk_count(dimension)
-    update = update_of(exponents, codes)
+    exponents = [exponent] * coding.chunk_count(dimension)
+    update = update_of(exponents, codes, coding)
     try:
-        decoded = decode(update, header(dimension))
+        decoded = decode(update, header(dimension), coding)
     except Malformed as error:
         assert str(error) == "update has an exponent that is not the smallest"  # noqa: PT017
     else:
-        assert encode(decoded, header(dimension)) == update
+        assert encode(decoded, header(dimension), coding) == update
 
 
+@both_codings
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=200))
-def test_arbitrary_bytes_are_refused(junk: bytes) -> None:
+def test_arbitrary_bytes_are_refused(coding: Coding, junk: bytes) -> None:
     with pytest.raises(Malformed):
-        parse(junk, header(5))
+        parse(junk, header(5), coding)
 
 
-@settings(max_examples=50, deadline=None)
+@both_codings
+@settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_a_changed_byte_is_refused_or_decodes_to_another_vector(data: st.DataObject) -> None:
-    vector = np.linspace(-1, 1, 30)
-    update = bytearray(encode(vector, header(30)))
+def test_a_changed_byte_is_refused_or_decodes_to_another_vector(coding: Coding, data: st.DataObject) -> None:
+    size = data.draw(st.integers(29, 30))
+    vector = np.linspace(-1, 1, size)
+    update = bytearray(encode(vector, header(size), coding))
     position = data.draw(st.integers(0, len(update) - 1))
     update[position] ^= data.draw(st.integers(1, 255))
     try:
-        decoded = decode(bytes(update), header(30))
+        decoded = decode(bytes(update), header(size), coding)
     except Malformed:
         return
     assert position >= HEADER_BYTES
-    assert encode(decoded, header(30)) == bytes(update)
+    assert encode(decoded, header(size), coding) == bytes(update)
 
 
 def test_layout_is_header_exponents_codes() -> None:
@@ -113,7 +131,17 @@ def test_layout_is_header_exponents_codes() -> None:
     assert update[HEADER_BYTES : HEADER_BYTES + 2] == bytes([0, 256 - 6])
     assert update[HEADER_BYTES + 2] == 127
     assert update[-2:] == bytes([256 - 64, 0])
-    assert len(update) == update_bytes(CHUNK + 2)
+    assert len(update) == INT8.update_bytes(CHUNK + 2)
+
+
+def test_two_int4_codes_share_a_byte_and_the_first_has_the_lower_half() -> None:
+    vector = np.zeros(INT4.chunk + 3)
+    vector[:3], vector[INT4.chunk :] = (7.0, -7.0, 1.0), (-4.0, 0.0, 2.0)
+    update = encode(vector, header(vector.size), INT4)
+    assert update[HEADER_BYTES:][:2] == bytes([0, 0])
+    assert update[HEADER_BYTES + 2 :][:2] == bytes([0x97, 0x01])
+    assert update[-2:] == bytes([0x0C, 0x02])
+    assert len(update) == INT4.update_bytes(vector.size) == HEADER_BYTES + 2 + INT4.chunk // 2 + 2
 
 
 def test_the_header_can_be_read_back() -> None:
@@ -126,15 +154,20 @@ def test_a_thousandfold_update_can_be_expressed() -> None:
     assert np.allclose(decoded, vector * -1000, atol=0.1)
 
 
-def test_infinities_and_too_large_values_saturate_and_nan_is_zero() -> None:
+@both_codings
+def test_infinities_and_too_large_values_saturate_and_nan_is_zero(coding: Coding) -> None:
     vector = np.array([np.inf, -np.inf, 1e300, np.nan])
-    top = 127 * 2.0**EXPONENT_MAX
-    assert decode(encode(vector, header(4)), header(4)).tolist() == [top, -top, top, 0.0]
+    top = coding.code_max * 2.0**EXPONENT_MAX
+    assert decode(encode(vector, header(4), coding), header(4), coding).tolist() == [top, -top, top, 0.0]
 
 
-def test_a_zero_chunk_has_the_lowest_exponent() -> None:
-    update = encode(np.zeros(3), header(3))
-    assert update[HEADER_BYTES:] == bytes([256 + EXPONENT_MIN, 0, 0, 0])
+@both_codings
+def test_a_zero_chunk_has_the_lowest_exponent(coding: Coding) -> None:
+    update = encode(np.zeros(4), header(4), coding)
+    assert update[HEADER_BYTES:] == bytes([256 + EXPONENT_MIN]).ljust(1 + coding.bits // 2, b"\0")
+
+
+# --- what no quantizer writes ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [slice(0, -1), slice(1, None), slice(0, 0), slice(0, HEADER_BYTES)])
@@ -170,13 +203,36 @@ def test_update__reject__code_minus_128() -> None:
         parse(update_of([0], np.array([-128, 3])), header(2))
 
 
+@pytest.mark.parametrize("codes", [[-8, 3], [7, -8], [7, 3, -8]])
+def test_update__reject__code_minus_8(codes: list[int]) -> None:
+    with pytest.raises(Malformed, match=r"^update has a code of -8$"):
+        parse(update_of([0], np.array(codes), INT4), header(len(codes)), INT4)
+
+
+@pytest.mark.parametrize("half", [1, 7, 15])
+def test_update__reject__half_a_byte_left_over(half: int) -> None:
+    update = update_of([0], np.array([7, 3, 1]), INT4)
+    with pytest.raises(Malformed, match=r"^update does not end in zeros$"):
+        parse(update[:-1] + bytes([update[-1] | half << 4]), header(3), INT4)
+
+
+@both_codings
 @pytest.mark.parametrize("exponent", [-128, EXPONENT_MIN - 1, EXPONENT_MAX + 1, 127])
-def test_update__reject__exponent_out_of_range(exponent: int) -> None:
+def test_update__reject__exponent_out_of_range(exponent: int, coding: Coding) -> None:
+    """There are no other scales: neither NaN nor an infinite nor a denormal one can be said."""
     with pytest.raises(Malformed, match=r"^update has an exponent out of range$"):
-        parse(update_of([exponent], np.array([127, 3])), header(2))
+        parse(update_of([exponent], np.array([coding.code_max, 3]), coding), header(2), coding)
 
 
-@pytest.mark.parametrize("largest", [0, 1, 63, -63])
-def test_update__reject__exponent_is_not_the_smallest(largest: int) -> None:
+@both_codings
+@pytest.mark.parametrize("part", [0.0, 0.5, -0.5])
+def test_update__reject__exponent_is_not_the_smallest(part: float, coding: Coding) -> None:
+    largest = int(part * coding.code_max)
     with pytest.raises(Malformed, match=r"^update has an exponent that is not the smallest$"):
-        parse(update_of([EXPONENT_MIN + 1], np.array([largest, 0])), header(2))
+        parse(update_of([EXPONENT_MIN + 1], np.array([largest, 0]), coding), header(2), coding)
+
+
+def test_update__reject__other_codes() -> None:
+    update = encode(np.ones(3), header(3), INT4)
+    with pytest.raises(Malformed, match=r"^update has the wrong length$"):
+        parse(update, header(3), INT8)

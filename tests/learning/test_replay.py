@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from p2pdfl.learning.learner import Learner
-from p2pdfl.learning.quantize import decode, encode, header_of
+from p2pdfl.learning.quantize import INT8, decode, encode, header_of
 from p2pdfl.learning.replay import relative_distance
 from p2pdfl.types import Outcome
 
@@ -70,7 +70,9 @@ def test_something_against_a_zero_replay_is_guilty(learner: Learner, train: Trai
 def test_the_distance_is_that_of_the_decoded_vectors(train: Train, distance: float) -> None:
     claimed, replayed = moved(train(), distance), train()
     a, b = decode(claimed, header_of(claimed)), decode(replayed, header_of(replayed))
-    assert relative_distance(claimed, replayed) == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(b), rel=1e-9)
+    assert relative_distance(claimed, replayed, INT8) == pytest.approx(
+        np.linalg.norm(a - b) / np.linalg.norm(b), rel=1e-9
+    )
 
 
 def test_nothing_carries_over_between_calls(train: Train) -> None:

@@ -35,11 +35,12 @@ def events_of(name: str) -> list[dict[str, Any]]:
     for round in range(ROUNDS):
         events.append({"event": "phase", "round": round, "view": 0, "phase": "train"})
         events.append({"event": "beacon", "round": round, "value": head(100 + round)})
-        if round == 2:
+        if round == 3:
             accused = {"accuser": ADDRESSES["peer1"], "accused": ADDRESSES["peer2"], "audited_round": 1}
             events.append({"event": "accusation", "round": round, **accused})
-        if round == 3:
-            events.append({"event": "ban", "round": round, "member": ADDRESSES["peer2"], "evidence": "guilty"})
+            found = {"accuser": ADDRESSES["peer1"], "audited_round": 1, "verdict_round": round}
+            ban = {"member": ADDRESSES["peer2"], "evidence": "guilty"}
+            events.append({"event": "ban", "round": round, **ban, **found})
         events.append(
             {
                 "event": "round",
@@ -52,6 +53,7 @@ def events_of(name: str) -> list[dict[str, Any]]:
                 "seconds": 2.0 if round < 3 else 1.0,
                 "commits": 4,
                 "updates": 3,
+                "update_bytes": 3000 + 3 * round,
                 "bytes_sent": 1000 * (round + 1),
             }
         )

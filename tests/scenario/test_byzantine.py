@@ -7,8 +7,9 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+import zstandard
 
-from p2pdfl.behaviours import UPDATE_BEHAVIOURS, Behaviour, ByzantineMachine, Deviation, Poison
+from p2pdfl.behaviours import UNDECODABLE_BEHAVIOURS, UPDATE_BEHAVIOURS, Behaviour, ByzantineMachine, Deviation, Poison
 from p2pdfl.compute import Compute
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.learning.learner import Learner
@@ -77,7 +78,7 @@ def test_a_poisoned_update_decodes_and_only_its_replay_tells(
     assert judge(learner, keys, update, effect) is Outcome.GUILTY
 
 
-@pytest.mark.parametrize("behaviour", [*UPDATE_BEHAVIOURS, "garbage"])
+@pytest.mark.parametrize("behaviour", [*UPDATE_BEHAVIOURS, *UNDECODABLE_BEHAVIOURS])
 def test_in_a_round_without_attack_a_cheater_is_honest(
     learner: Learner, keys: Keys, byzantine: ByzantineCompute, behaviour: Behaviour
 ) -> None:
@@ -117,6 +118,17 @@ def test_garbage_has_the_right_size_and_does_not_decode(
     )
     update = byzantine.train(effect, learner.initial_state())
     assert len(update) == len(honest)
+    assert not learner.is_valid(update, task_id=TASK_ID, round=FROM_ROUND, author=keys.address)
+
+
+def test_a_zip_bomb_has_the_right_header_and_is_no_longer_than_an_update(
+    learner: Learner, keys: Keys, byzantine: ByzantineCompute
+) -> None:
+    update = byzantine.train(poison(learner, "zip_bomb"), learner.initial_state())
+    header = learner.header(task_id=TASK_ID, round=FROM_ROUND, author=keys.address).to_bytes()
+    assert update.startswith(header)
+    assert len(update) <= learner.update_bytes_max
+    assert zstandard.get_frame_parameters(update[len(header) :]).content_size > 10_000 * len(update)
     assert not learner.is_valid(update, task_id=TASK_ID, round=FROM_ROUND, author=keys.address)
 
 

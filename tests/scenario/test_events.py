@@ -19,6 +19,7 @@ ROUND = {
     "seconds": 1.5,
     "commits": 4,
     "updates": 3,
+    "update_bytes": 300,
     "bytes_sent": 100,
 }
 

@@ -23,6 +23,7 @@ REQUIRED = {
     "round_seconds",
     "seconds",
     "bytes_sent_per_peer_per_round",
+    "bytes_per_update",
     "expected",
     "ok",
 }
@@ -59,6 +60,17 @@ def test_a_run_without_a_single_round_can_be_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "accuracy.png").exists()
 
 
+@pytest.mark.slow
+def test_several_bans_can_be_drawn(tmp_path: Path) -> None:
+    summary = summarize(a_scenario(), the_records(), ANCHORS, SLASHES, wall_seconds=12.5)
+    (ban,) = summary.bans
+    honest = ban.model_copy(update={"name": "peer0", "round": 5})
+    report.plot_accuracy(
+        tmp_path / "a.png", a_scenario(), the_records(), summary.model_copy(update={"bans": [ban, honest]})
+    )
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_metrics_have_one_row_per_round_and_peer(tmp_path: Path) -> None:
     report.write_metrics(tmp_path / "metrics.csv", a_scenario(), the_records())
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
@@ -74,6 +86,7 @@ def test_metrics_have_one_row_per_round_and_peer(tmp_path: Path) -> None:
         "seconds": "2.0",
         "commits": "4",
         "updates": "3",
+        "update_bytes": "3003",
         "bytes_sent": "1000",
     }
 
@@ -85,6 +98,9 @@ def test_the_verdict_names_the_cheater_and_the_outcome(tmp_path: Path, summary: 
     text = printed(console)
     assert "sign_flip from round 1" in text
     assert "small: ok" in text
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
+    assert ["3", "peer2", "guilty", "1", "peer1", "3"] in cells
+    assert "all 1 who send some in 4.0 rounds with audits by formula; it took 1" in text
     assert str(tmp_path / "summary.json") in text
     assert "accuracy.png" not in text  # only what there is
 

@@ -13,8 +13,8 @@ from p2pdfl.scenario import report, runner, spec
 from p2pdfl.scenario.namespaces import Unavailable
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
-LONG = {"chain_outage", "churn", "partition", "partition_minority"}
-"""In `make test-long`: a minute each."""
+LONG = {"chain_outage", "churn", "partition", "partition_minority", "vanish"}
+"""In `make test-long`: a minute each, or two."""
 PEERS_MAX = 8
 """Others with more are for benchmarks/scenarios.py: two cores have a minute's work with them."""
 

@@ -9,7 +9,7 @@ import pytest
 from p2pdfl.scenario.events import PeerRecord
 from p2pdfl.scenario.faults import Cut, Outage, Strike
 from p2pdfl.scenario.spec import ChainOutage, Fault, Scenario
-from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, caught_up_s, noticed_s, summarize
+from p2pdfl.scenario.summary import AnchorRow, AuditsRow, SlashRow, Summary, caught_up_s, noticed_s, summarize
 from scenario.runs import ADDRESSES, ANCHORS, ROUNDS, SLASHES, a_record, a_scenario, events_of, head, the_records
 
 
@@ -59,12 +59,70 @@ def test_the_summary_says_who_was_caught_and_what_it_cost_him() -> None:
     assert [peer.behaviour for peer in summary_of().peers] == [None, None, "sign_flip", None]
 
 
+def test_the_summary_says_of_each_ban_who_found_what_and_when() -> None:
+    (ban,) = summary_of().bans
+    assert (ban.name, ban.round, ban.evidence) == ("peer2", 3, "guilty")
+    assert (ban.auditor, ban.audited_round, ban.verdict_round) == ("peer1", 1, 3)
+
+
+def test_bans_come_in_the_order_of_their_rounds_and_only_a_bad_update_has_an_auditor() -> None:
+    def more(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        lied = {"accuser": ADDRESSES["peer3"], "audited_round": 5, "verdict_round": 7}
+        return [
+            *events,
+            {"event": "ban", "round": 7, "member": ADDRESSES["peer3"], "evidence": "false", **lied},
+            {"event": "ban", "round": 2, "member": ADDRESSES["peer0"], "evidence": "equivocation"},
+        ]
+
+    bans = summary_of(replaced("peer1", a_record("peer1", more))).bans
+    assert [(ban.name, ban.auditor, ban.audited_round) for ban in bans] == [
+        ("peer0", None, None),
+        ("peer2", "peer1", 1),
+        ("peer3", None, 5),
+    ]
+
+
+def audits_of(*byzantine: dict[str, Any], audit_fraction: float = 0.25) -> AuditsRow | None:
+    told = a_scenario().model_dump()
+    told["task"]["audit_fraction"] = audit_fraction
+    scenario = Scenario.model_validate({**told, "byzantine": byzantine, "expected": {}})
+    return summarize(scenario, the_records(), ANCHORS, SLASHES, wall_seconds=1.0).audits
+
+
+def test_the_summary_has_the_formula_beside_the_run() -> None:
+    """Who cheats alone is found by one of four auditors in four rounds; this one by the first, in round 1 + 2."""
+    audits = audits_of({"peer": 2, "behaviour": "sign_flip", "from_round": 1})
+    assert audits is not None
+    assert (audits.auditors, audits.chance, audits.byzantine) == (1, pytest.approx(0.25), 1)
+    assert (audits.rounds_expected, audits.rounds) == (pytest.approx(4), 1)
+    two = ({"peer": peer, "behaviour": "zero", "collude": True} for peer in (1, 2))
+    audits = audits_of(*two)
+    assert audits is not None
+    assert (audits.byzantine, audits.rounds) == (2, None)  # peer1 was not found
+
+
+@pytest.mark.parametrize(
+    ("byzantine", "audit_fraction"),
+    [
+        ([], 0.25),
+        ([{"peer": 2, "behaviour": "equivocate"}], 0.25),
+        ([{"peer": 2, "behaviour": "zero"}], 0),
+        ([{"peer": peer, "behaviour": "zero"} for peer in (1, 2)], 0.25),
+        ([{"peer": peer, "behaviour": "zero", "collude": True, "from_round": peer} for peer in (1, 2)], 0.25),
+        ([{"peer": peer, "behaviour": "zero", "collude": True} for peer in range(4)], 0.25),
+    ],
+)
+def test_no_formula_is_shown_where_none_fits(byzantine: list[dict[str, Any]], audit_fraction: float) -> None:
+    assert audits_of(*byzantine, audit_fraction=audit_fraction) is None
+
+
 def test_the_summary_has_the_runs_figures() -> None:
     summary = summary_of()
     assert (summary.rounds, summary.final_accuracy, summary.accusations, summary.honest_banned) == (9, 0.9, 1, 0)
     assert (summary.round_seconds, summary.closing_round_seconds) == (2.0, 1.0)
     assert summary.seconds == {"train": 6.0, "audit": 0.0, "crypto": 3.0, "network_wait": 0.0, "chain": 0.0}
     assert summary.bytes_sent_per_peer_per_round == 1000
+    assert summary.bytes_per_update == 1004  # 1000 in round 0, 1008 in round 8
     assert set(summary.model_digest) == {"peer0", "peer1", "peer3"}
     assert [(anchor.round, anchor.gas) for anchor in summary.anchors] == [(3, 90_000), (8, 80_000)]
 

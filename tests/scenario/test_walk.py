@@ -18,6 +18,11 @@ def test_a_built_in_task_waits_for_the_members_asked_for() -> None:
     assert (chosen.data, chosen.members_min) == ("digits", 4)
 
 
+def test_built_in_data_bring_their_model() -> None:
+    chosen = walk.choose("fashion_mnist", 3)
+    assert (chosen.name, chosen.data, chosen.model) == ("fashion_mnist", "fashion_mnist", "mnist_cnn")
+
+
 def test_a_task_file_is_taken_as_it_is_but_for_the_members(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('[task]\nname = "mine"\ntraining_rounds = 7\n')

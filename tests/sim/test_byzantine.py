@@ -311,6 +311,16 @@ def test_a_forged_update_is_found_by_an_audit_and_its_author_banned_everywhere()
     world = a_world(learning=StandIn(lambda index, update: _flip(update) if index == CHEAT else update))
     run_checked(world, byzantine=[CHEAT])
     assert bans(world, CHEAT) == {"guilty"}
+    for peer in world.peers[:CHEAT]:
+        (ban,) = (notice.fields for notice in peer.notices if notice.name == "ban")
+        (verdict,) = (
+            notice.fields
+            for notice in peer.notices
+            if notice.name == "verdict" and notice.fields["round"] == ban["verdict_round"]
+        )
+        assert (ban["accuser"], ban["audited_round"]) == (verdict["accuser"], verdict["audited_round"])
+        assert ban["member"] == verdict["accused"]
+        assert ban["audited_round"] == ban["verdict_round"] - 2
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import io
 import multiprocessing
+import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 import pytest
+from rich.console import Console, Group
 
 from p2pdfl import cli
+from p2pdfl.behaviours import UpdateBehaviour
+from p2pdfl.economics import ROUNDS_WITHOUT_AUDITS, Audits
 from p2pdfl.study import Attack, Row, Study, StudyError, run
 from p2pdfl.study.cell import cells, run_cell
-from p2pdfl.study.results import Results, report, rounds_of_coin_flips, rounds_to_catch
+from p2pdfl.study.results import Results, report
 from p2pdfl.task import Task
 
 pytestmark = pytest.mark.slow
@@ -60,6 +66,22 @@ def test_a_cell_gives_the_same_row_again(rows: dict[tuple[str, str, float], Row]
     assert run_cell(STUDY, cell) == rows[cell.key[:3]]
 
 
+@pytest.mark.parametrize("behaviour", ["label_flip", "backdoor", "ipm"])
+def test_audits_of_shards_ban_all_who_attack_and_nobody_else(behaviour: UpdateBehaviour) -> None:
+    task = STUDY.task.model_copy(update={"training_rounds": 12, "dirichlet": 0.3})
+    attacks = (Attack(behaviour=behaviour),)
+    study = STUDY.model_copy(update={"attacks": attacks, "rules": STUDY.rules[:1], "audits": (0.6,), "task": task})
+    (cell,) = cells(study)
+    row = run_cell(study, cell)
+    assert (row.banned, row.honest_banned) == (2, 0)
+
+
+def test_a_cell_of_digits_cnn_learns() -> None:
+    task = STUDY.task.model_copy(update={"model": "digits_cnn"})
+    study = STUDY.model_copy(update={"task": task, "rules": STUDY.rules[:1], "audits": (0.6,)})
+    assert (run_cell(study, cells(study)[0]).accuracy or 0) > 0.7
+
+
 def test_a_backdoor_has_a_success_rate() -> None:
     attack = Attack(behaviour="backdoor", factor=3)
     task = STUDY.task.model_copy(update={"training_rounds": 15})
@@ -68,11 +90,18 @@ def test_a_backdoor_has_a_success_rate() -> None:
     assert (run_cell(study, cell).backdoor_success or 0) > 0.5
 
 
+def test_a_row_tells_what_an_update_costs(rows: dict[tuple[str, str, float], Row]) -> None:
+    assert {row.bytes_per_update for row in rows.values()} == {17_311.0}
+    task = STUDY.task.model_copy(update={"codes": "int4", "compression": "zstd", "training_rounds": 2})
+    study = STUDY.model_copy(update={"task": task})
+    assert 3_000 < (run_cell(study, cells(study)[0]).bytes_per_update or 0) < 6_000
+
+
 def test_the_example_has_its_own_model_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
     study = importlib.import_module("own_study").STUDY
     row = run_cell(study, cells(study)[0])
-    assert row.attack == "none"
+    assert row.attack == "sign_flip"
     assert (row.accuracy or 0) > 0.8
 
 
@@ -138,13 +167,7 @@ def test_one_study_at_a_time_writes_there(tmp_path: Path) -> None:
 # --- rounds to catch ---------------------------------------------------------------------------------------------
 
 
-def test_the_closed_forms() -> None:
-    assert rounds_to_catch(16, 7) == pytest.approx(37.1, abs=0.05)
-    assert rounds_of_coin_flips(16, 7) == pytest.approx(73, abs=0.1)
-
-
 def test_one_audit_per_round_catches_all_about_when_it_should() -> None:
-    """Beside the formula: two rounds until there is something to audit, and the one in which the last ban is listed."""
     study = Study(
         name="bans",
         peers=6,
@@ -158,8 +181,55 @@ def test_one_audit_per_round_catches_all_about_when_it_should() -> None:
     rows = [run_cell(study, cell) for cell in cells(study)]
     assert all(row.banned == 2 and row.honest_banned == 0 for row in rows)
     measured = fmean(row.all_banned_after or 0 for row in rows)
-    assert measured - 3 == pytest.approx(rounds_to_catch(6, 2), rel=0.25)
-    assert "expected rounds to catch all 2" in str(report(study, rows).renderables[1])
+    audits = Audits(peers=6, byzantine=2, audit_fraction=0.1)
+    assert measured - ROUNDS_WITHOUT_AUDITS == pytest.approx(audits.rounds_to_catch_all, rel=0.25)
+
+
+def test_the_report_has_the_formula_beside_what_was_measured() -> None:
+    """By hand: (16, 7) takes 37.1 rounds with one auditor, 1 + 3 (E - 1) where each third round is attacked."""
+    attacks = (
+        Attack(behaviour="none"),
+        Attack(behaviour="zero", from_round=4),
+        Attack(behaviour="scale", from_round=4),
+        Attack(behaviour="zero", every=3),
+    )
+    study = Study(name="bans", seeds=(0, 1), audits=(0.0, 0.05), attacks=attacks)
+    rows = [
+        Row(
+            attack=attack.name,
+            rule=study.rules[0],
+            audits=audits,
+            seed=seed,
+            rounds=60,
+            accuracy=0.9,
+            backdoor_success=None,
+            banned=7,
+            honest_banned=0,
+            all_banned_after=40 + 2 * seed if audits and attack.behaviour != "none" else None,
+        )
+        for attack in attacks
+        for audits in study.audits
+        for seed in study.seeds
+    ]
+    rows[-1] = replace(rows[-1], all_banned_after=None)
+    lines = _printed(report(study, rows)).splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+    assert ["in all rounds", "0.05", "1", "37.1 + 3", "37.0 ± 0.6", "38", "4 of 4", "72.9"] in cells
+    assert ["every 3 rounds", "0.05", "1", "109.2 + 3", "40.0", "-", "1 of 2", "72.9"] in cells
+    assert sum("72.9" in cell for cell in cells) == 2
+
+
+def test_a_study_in_which_nobody_was_banned_reports_no_bans(rows: dict[tuple[str, str, float], Row]) -> None:
+    unbanned = [row for row in rows.values() if not row.audits]
+    assert "rounds until all" in _printed(report(STUDY, list(rows.values())))
+    assert "rounds until all" not in _printed(report(STUDY, unbanned))
+
+
+def _printed(group: Group) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(group)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -177,11 +247,29 @@ def test_the_command_leaves_a_table_and_says_so(tmp_path: Path, capsys: pytest.C
     assert str(tmp_path / "study-tiny" / "results.csv") in told
 
 
+def test_own_model_and_data_stand_beside_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_the_study.py").write_text(
+        "import numpy as np\n"
+        "from torch import nn\n"
+        "def model(): return nn.Linear(2, 2)\n"
+        "def data(): return np.eye(2), np.arange(2), np.eye(2), np.arange(2)\n"
+    )
+    path = tmp_path / "own.toml"
+    path.write_text(
+        'name = "own"\npeers = 3\nbyzantine = 1\nseeds = 1\naudits = [0.0]\nattacks = ["none"]\n'
+        '[task]\nmodel = "beside_the_study:model"\ndata = "beside_the_study:data"\n'
+        "training_rounds = 1\nlocal_steps = 1\n"
+    )
+    assert cli.main(["study", str(path), "--out", str(tmp_path), "--processes", "1"]) == cli.EXIT_OK
+
+
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "odd.toml"
     path.write_text('name = "odd"\nattacks = ["none"]\n[task]\nmodel = "nothing"\n')
     assert cli.main(["study", str(path), "--out", str(tmp_path), "--processes", "1"]) == cli.EXIT_USAGE
     assert cli.main(["study", "nonesuch"]) == cli.EXIT_USAGE
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "p2pdfl: model: 'nothing' is neither built in (digits_mlp) nor of the form package.module:function"
+    assert first.startswith("p2pdfl: model: 'nothing' is neither built in (char_transformer, ")
+    assert first.endswith("nor of the form package.module:function")
     assert "no study 'nonesuch'" in second

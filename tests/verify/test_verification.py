@@ -12,6 +12,8 @@ import pytest
 
 from p2pdfl import codec
 from p2pdfl.crypto.envelope import Signer, head_digest, recover
+from p2pdfl.learning import compression
+from p2pdfl.learning.compression import shorten
 from p2pdfl.learning.learner import State, load_state, save_state
 from p2pdfl.types import (
     Accuse,
@@ -153,6 +155,19 @@ def test_an_update_that_cheats_and_was_never_caught_is_found_by_a_replay(tmp_pat
     found = result(report, Check.REPLAYS)
     assert found.failed == world.task.training_rounds - 1
     assert all(world.address(FLIPPER).hex() in problem for problem in found.problems)
+
+
+def test_a_library_that_compresses_otherwise_verifies_and_replays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = run_to_the_end(compression="zstd", codes="int4")
+    leave_behind(world, tmp_path / "run")
+    assert any(len(update) < world.learner.update_bytes_max for update in world.updates.values())
+    before = verify(tmp_path / "run", replays=1_000)
+    monkeypatch.setattr(compression, "shorten", lambda update: shorten(update, 19))
+    again = verify(tmp_path / "run", replays=1_000)
+    assert before.ok
+    assert again == before
 
 
 def test_nothing_is_written_to_the_runs_directory(files: RunFiles) -> None:

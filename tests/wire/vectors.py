@@ -23,7 +23,7 @@ from p2pdfl.codec import body_digest, digest_of, encode
 from p2pdfl.crypto import pvss
 from p2pdfl.crypto.envelope import Domain, Signer, envelope_digest, head_digest, list_hash, possession_digest
 from p2pdfl.crypto.keys import Keys, derive
-from p2pdfl.learning import quantize
+from p2pdfl.learning import compression, quantize
 from p2pdfl.learning.state import State
 from p2pdfl.net.pull import CHUNK_BYTES, Served, chunk_count, encode_reply, encode_request
 from p2pdfl.protocol import assignment
@@ -74,6 +74,9 @@ CHAIN_BLOCK = sha256(b"a confirmed block").digest()
 SEQNO = 1_700_000_000_000_000_001
 DIMENSION = 5
 VALUES = (0.5, -0.25, 3.0, 0.001, 0.0)
+LONG_VALUES = tuple(place % 8 - 3.0 for place in range(600))
+LONG_FRAME = bytes.fromhex("28b52ffd64590185000048fcd0e0f0001020304001004d569523a237e276")
+"""Those as one version of zstd compressed them.  Another may come to other bytes."""
 TASK = Task(
     name="vectors",
     audit_fraction=0.5,
@@ -197,7 +200,7 @@ def _keys(peer: Peer) -> Vector:
 
 
 def _task() -> Vector:
-    return {"fields": TASK.model_dump(mode="json"), "task_id": TASK_ID.hex(), "topic": TOPIC}
+    return {"fields": TASK.model_dump(mode="json", exclude_none=True), "task_id": TASK_ID.hex(), "topic": TOPIC}
 
 
 def _possession(peer: Peer) -> Vector:
@@ -301,6 +304,11 @@ def _draws(beacon: Digest) -> Vector:
 def _update() -> Vector:
     header = quantize.Header(task_id=TASK_ID, round=0, author=EPOCH.addresses[0], dimension=DIMENSION)
     data = quantize.encode(np.array(VALUES), header)
+    coarse = quantize.encode(np.array(VALUES), header, quantize.INT4)
+    long = quantize.Header(task_id=TASK_ID, round=0, author=EPOCH.addresses[0], dimension=len(LONG_VALUES))
+    compressed = long.to_bytes() + LONG_FRAME
+    expanded = compression.expand(compressed, long, quantize.INT8)
+    assert expanded == quantize.encode(np.array(LONG_VALUES), long)
     return {
         "round": 0,
         "author": EPOCH.addresses[0].hex(),
@@ -308,6 +316,8 @@ def _update() -> Vector:
         "decoded": quantize.decode(data, header).tolist(),
         "bytes": data.hex(),
         "digest": sha256(data).hexdigest(),
+        "int4": {"decoded": quantize.decode(coarse, header, quantize.INT4).tolist(), "bytes": coarse.hex()},
+        "zstd": {"decoded": list(LONG_VALUES), "bytes": compressed.hex(), "expanded": expanded.hex()},
     }
 
 
