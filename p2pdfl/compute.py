@@ -40,14 +40,14 @@ class Compute:
         return self._trained(parent, effect.seed, effect.round, self._keys.address)
 
     def replay(self, effect: Replay, parent: State, claimed: bytes) -> Outcome:
-        """Replays once more if the digests differ, so that no accusation rests on one run of one machine."""
-        outcome = Outcome.VOID
-        for _ in range(2):
-            replayed = self._trained(parent, effect.seed, effect.audited_round, effect.author)
-            outcome = self._learner.compare(claimed, replayed)
-            if outcome is Outcome.FALSE:
-                break
-        return outcome
+        return self._learner.audit(
+            claimed,
+            parent,
+            seed=effect.seed,
+            task_id=self.task_id,
+            round=effect.audited_round,
+            author=effect.author,
+        )
 
     def refusal(self, update: bytes, round: Round, author: Address) -> str | None:
         """Why this is not an update of theirs."""

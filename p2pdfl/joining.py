@@ -34,7 +34,7 @@ from p2pdfl.crypto.keys import Keys
 from p2pdfl.duties import Duties
 from p2pdfl.journal import Journal, Value
 from p2pdfl.keyfile import KeyFileError, load_or_create
-from p2pdfl.learning.learner import Learner, StateError, check_reference
+from p2pdfl.learning.learner import Learner, StateError
 from p2pdfl.metrics import Metrics, served
 from p2pdfl.net.host import Network, NetworkFailed, open_network
 from p2pdfl.net.limits import Limits
@@ -183,9 +183,9 @@ class _Peer:
         store_type = ForgetfulStore if options.byzantine else Store
         with store_type(store_path) as store, Journal(options.home / "events.jsonl", self._tell) as journal:
             signed = _signed(store, file.task, options.home)
-            self._say(f"computing the task's reference replay ({file.task.name})")
             learner = await threads.run(Learner, file.task)
-            await threads.run(check_reference, file.task)
+            self._say(f"computing the task's reference replay ({file.task.name}, {learner.arithmetic})")
+            await threads.run(learner.check_reference)
             await self._join(file.task, file.chain, keys, store, signed, journal, learner)
 
     async def _join(
@@ -215,7 +215,7 @@ class _Peer:
             ) as network,
             self._measured(network, task, journal),
             watched(network, partial(self._tell_reachability, journal), entropy=secrets.token_bytes),
-            kept(options.home, partial(_describe, network)),
+            kept(options.home, partial(_describe, network, learner)),
         ):
             self._announce(network, keys, journal)
             chain = await patiently(lambda: ChainClient(deployment, task, keys.chain_secret), journal)
@@ -433,8 +433,10 @@ async def _watch_connections(network: Network, journal: Journal) -> None:
         known = connected
 
 
-def _describe(network: Network) -> dict[str, object]:
+def _describe(network: Network, learner: Learner) -> dict[str, object]:
     return {
+        "profile": learner.task.profile,
+        "arithmetic": str(learner.arithmetic),
         "connected": sorted(peer.decode() for peer in network.connected()),
         "counters": dict(sorted(network.counters.items())),
     }

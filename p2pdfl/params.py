@@ -46,6 +46,10 @@ VERDICT_ROUNDS = 4
 """Rounds within which an accusation must become a listed verdict, else it lapses."""
 AUDIT_TOLERANCE = 0.02
 """Relative L2 between decoded payloads (measured: 10x below useful attacks, 15x above the worst noise)."""
+AUDIT_AGREEMENT = 0.01
+"""Relative L2 up to which, under profile `tolerant`, jurors find an accusation false."""
+AUDIT_NOISE_MAX = 0.004
+"""Relative L2 by which rounding may change an update that an audit under `tolerant` convicts anybody of."""
 VERDICT_ROUNDS_MAX = 16
 AUDIT_LAG = 2
 """beacon[r] assigns audits of round r - AUDIT_LAG."""
@@ -150,6 +154,9 @@ CHAIN_SNAPSHOTS_MAX = 64
 """Registries of confirmed blocks kept to check which list a head names."""
 
 assert EPOCH_ROUNDS_MIN >= 3, "next_members is fixed one round before the last and needs a round before that"
+assert AUDIT_TOLERANCE * (1 - 2 * AUDIT_NOISE_MAX) - 2 * AUDIT_NOISE_MAX > AUDIT_AGREEMENT, (
+    "what is guilty on one machine must not be an agreement on another (ADR 15)"
+)
 assert VERDICT_SLASH_WEI <= EQUIVOCATION_SLASH_WEI <= DEPOSIT_WEI
 assert UPDATE_INLINE_BYTES_MAX <= PAYLOAD_BYTES_MAX
 assert VIEW_LEVEL_MAX <= VIEW_DOUBLINGS_MAX, "what is carried over is among the doublings, not on top of them"

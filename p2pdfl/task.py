@@ -45,6 +45,8 @@ HexAddress = Annotated[
 ]
 
 CLIP, NNM = "clip_", "nnm_"
+Profile = Literal["exact", "tolerant"]
+"""In what arithmetic peers train, and how audits compare, see `learning.profiles`."""
 BaseRule = Literal["mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median", "centered_clip", "mda"]
 RULES = tuple(clip + nnm + base for clip in ("", CLIP) for nnm in ("", NNM) for base in get_args(BaseRule))
 """What an aggregate is computed by, see `learning.aggregate` and docs/aggregation.md."""
@@ -81,7 +83,7 @@ class Task(_Table):
     data: str = "digits"
     """Built-in name, or `package.module:function`."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    profile: Literal["exact"] = "exact"
+    profile: Profile = "exact"
 
     training_rounds: int = Field(default=20, ge=1, le=100_000)
     epoch_rounds: int = Field(default=13, ge=params.EPOCH_ROUNDS_MIN)
@@ -123,7 +125,7 @@ class Task(_Table):
     initial_state: HexDigest | None = None
     """Digest of the state that round 0 starts from."""
     reference_replay: HexDigest | None = None
-    """Digest of the update that `learning` computes for a fixed seed from the initial state."""
+    """Digest of the update that `learning` computes for a fixed seed from the initial state, in float64."""
 
     @model_validator(mode="after")
     def _slashes_fit_the_deposit(self) -> Task:

@@ -380,6 +380,7 @@ async def test_beside_a_running_peer(tmp_path: Path) -> None:
         found = await seen(home=one.home)
         assert not [finding for finding in found if finding.level == Level.FAILED], [*found]
         assert_found(found.of("peer"), Level.OK, f"process {one.process.pid} runs")
+        assert_found(found.of("training"), Level.OK, "profile exact: float64 on the processor, 1 thread")
         assert_found(found.of("listen"), Level.OK, "this peer listens there")
         assert_found(found.of("membership"), Level.OK, "is registered")
         assert (one.home / "key").stat().st_atime_ns == key.st_atime_ns

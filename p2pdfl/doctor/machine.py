@@ -73,6 +73,8 @@ def running(path: Path, others: int | None) -> Iterator[Finding]:
         yield warning("peer", f"{process} and is connected to {count} of {others} others", "see the members below")
     else:
         yield ok("peer", f"{process} and is connected to {count} {'other' if count == 1 else 'others'}")
+    if isinstance(arithmetic := found.get("arithmetic"), str):
+        yield ok("training", f"profile {found.get('profile')}: {arithmetic}")
     yield from _counters(found.get("counters"))
 
 
@@ -115,7 +117,9 @@ def task(path: Path) -> tuple[TaskFile | None, Finding]:
         return None, failed("task", str(error), "get the file that the task's publisher gave out")
     if file.chain is None or not file.task.is_measured:
         return None, failed("task", f"{path}: not published", "publish it; `p2pdfl devchain` does so on this machine")
-    return file, ok("task", f"{path}: {file.task.name}, id {file.task.task_id().hex()[:16]}")
+    return file, ok(
+        "task", f"{path}: {file.task.name}, profile {file.task.profile}, id {file.task.task_id().hex()[:16]}"
+    )
 
 
 async def listening(address: Multiaddr, own_id: bytes | None, *, timeout_s: float) -> Finding:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from p2pdfl import params
 from p2pdfl.codec import Malformed
-from p2pdfl.learning import checkpoint, compression, data, models, quantize, replay, train
+from p2pdfl.learning import checkpoint, compression, data, models, profiles, quantize, replay, train
 from p2pdfl.learning.aggregate import aggregate
 from p2pdfl.learning.checkpoint import StateError
 from p2pdfl.learning.quantize import Header, Quantized
@@ -31,7 +31,7 @@ __all__ = [
     "ReplayMismatch",
     "State",
     "StateError",
-    "check_reference",
+    "TooNoisy",
     "load_state",
     "measure",
     "save_state",
@@ -48,12 +48,17 @@ class ReplayMismatch(TaskError):
     """This machine computes another update than the publisher's: its updates would not survive an audit."""
 
 
+class TooNoisy(TaskError):
+    """Under profile `tolerant`, rounding decides so much of this task's updates that no audit could."""
+
+
 class Learner:
-    """Puts torch into the arithmetic of profile `exact` for the whole process (`train.exact_arithmetic`)."""
+    """Puts torch into the arithmetic of the task's profile for the whole process (`profiles.Arithmetic.enter`)."""
 
     def __init__(self, task: Task) -> None:
         """Raises TaskError: model or data unusable, or, as DigestMismatch, not those of the task."""
-        train.exact_arithmetic()
+        self.arithmetic = profiles.arithmetic(task.profile)
+        self.arithmetic.enter()
         self.task = task
         self._coding = quantize.CODINGS[task.codes]
         loaded = data.load(task.data)
@@ -64,11 +69,15 @@ class Learner:
         if task.dirichlet is not None and loaded.y_train.ndim != 1:
             raise TaskError("dirichlet: needs data with one class per example")
         self._labels = loaded.y_train
-        self._x_train, self._y_train = torch.tensor(loaded.x_train), torch.tensor(loaded.y_train)
-        self._x_test, self._y_test = torch.tensor(loaded.x_test), torch.tensor(loaded.y_test)
-        self._module = models.build(task.model, task.seed)
+        placed = self.arithmetic.tensor
+        self._x_train, self._y_train = placed(loaded.x_train), placed(loaded.y_train)
+        self._x_test, self._y_test = placed(loaded.x_test), placed(loaded.y_test)
+        built = models.build(task.model, task.seed)
+        if task.profile == "tolerant":
+            models.refuse_discontinuous(built)
+        self._parameters = models.flatten(built)
+        self._module = self.arithmetic.place(built)
         models.check_replayable(self._module, self._x_train[:2], self._y_train[:2], loaded.class_count)
-        self._parameters = models.flatten(self._module)
         self.dimension = self._parameters.size
         self.shapes = {name: tuple(parameter.shape) for name, parameter in models.trained(self._module).items()}
         initial = self.initial_state().digest()
@@ -91,25 +100,32 @@ class Learner:
         return self._coding.update_bytes(self.dimension)
 
     def train(self, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address) -> bytes:
-        """The update that `author` has to send: once expanded, the same bytes wherever and whenever it is computed.
+        """The update that `author` has to send; once expanded, and under profile `exact`, the same bytes
+        wherever and whenever it is computed.
 
         seed: 32 bytes from the round's beacon for this author.
         """
-        return self._shortened(self._train(state, seed=seed, task_id=task_id, round=round, author=author))
+        header = self.header(task_id=task_id, round=round, author=author)
+        return self._shortened(self._trained(state.parameters, seed, header))
 
-    def _train(self, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address) -> bytes:
-        train.exact_arithmetic()
-        gradient = train.pseudo_gradient(
-            self._module_at(state),
-            self._x_train,
-            self._y_train,
-            self._examples_of(author),
-            seed=seed,
-            local_steps=self.task.local_steps,
-            batch_size=self.task.batch_size,
-            learning_rate=self.task.learning_rate,
-        )
-        return quantize.encode(gradient, self.header(task_id=task_id, round=round, author=author), self._coding)
+    def audit(
+        self, claimed: bytes, state: State, *, seed: bytes, task_id: Digest, round: int, author: Address
+    ) -> Outcome:
+        """What an auditor or a juror finds on what `author` sent for that assignment.
+
+        Nothing but FALSE rests on one run of one machine.  Under `tolerant` the second starts from the state as
+        rounding may have changed it: where that alone changes the update, no distance proves anything.
+        """
+        header = self.header(task_id=task_id, round=round, author=author)
+        first = self._trained(state.parameters, seed, header)
+        outcome = self.compare(claimed, first)
+        is_exact = self.task.profile == "exact"
+        if outcome is Outcome.FALSE or (outcome is Outcome.VOID and not is_exact):
+            return outcome
+        second = self._trained(state.parameters if is_exact else replay.nudged(state.parameters, seed), seed, header)
+        if not is_exact and replay.relative_distance(second, first, self._coding) > params.AUDIT_NOISE_MAX:
+            return Outcome.VOID
+        return self.compare(claimed, second)
 
     def header(self, *, task_id: Digest, round: int, author: Address) -> Header:
         return Header(task_id=task_id, round=round, author=author, dimension=self.dimension)
@@ -143,23 +159,71 @@ class Learner:
         )
 
     def compare(self, claimed: bytes, replayed: bytes) -> Outcome:
-        """A juror's finding on what an author sent against what `train` gives (`replay.compare`)."""
+        """What an author sent against what `train` gives, by the task's profile (`replay.compare`)."""
         header = quantize.header_of(replayed)
         try:
             expanded = self._expanded(claimed, header)
         except Malformed:
             return Outcome.GUILTY
-        return replay.compare(expanded, self._expanded(replayed, header), self._coding)
+        return replay.compare(expanded, self._expanded(replayed, header), self._coding, self.task.profile)
 
     def evaluate(self, state: State) -> float:
         """Accuracy on the test set, in [0, 1]."""
-        train.exact_arithmetic()
-        return train.accuracy(self._module_at(state), self._x_test, self._y_test)
+        self.arithmetic.enter()
+        module = copy.deepcopy(self._module)
+        models.load_flat(module, state.parameters)
+        return train.accuracy(module, self._x_test, self._y_test)
 
     def reference_replay(self) -> Digest:
-        """Digest of a fixed update: equal on every machine whose arithmetic is fit for the task."""
-        update = self._train(self.initial_state(), seed=_REFERENCE_SEED, task_id=ZERO_DIGEST, round=0, author=bytes(20))
-        return sha256(update).digest()
+        """Digest of a fixed update: equal on every machine whose arithmetic is fit for the task.
+
+        In float64 under either profile: other machines' codes are the same then, be it by another order of sums.
+        Raises TooNoisy if under `tolerant` what this machine sends is too far from it.
+        """
+        header = self.header(task_id=ZERO_DIGEST, round=0, author=bytes(20))
+        reference = self._trained(self._parameters, _REFERENCE_SEED, header, torch.float64)
+        if self.task.profile == "tolerant":
+            for start in (self._parameters, replay.nudged(self._parameters, _REFERENCE_SEED)):
+                update = self._trained(start, _REFERENCE_SEED, header)
+                distance = replay.relative_distance(update, reference, self._coding)
+                if distance > params.AUDIT_NOISE_MAX:
+                    raise TooNoisy(
+                        f"profile: by rounding alone this task's updates are {distance:.2g} apart ({self.arithmetic}), "
+                        f"and audits under tolerant need {params.AUDIT_NOISE_MAX:g}; use profile exact, a lower "
+                        "learning_rate or fewer local_steps"
+                    )
+        return sha256(reference).digest()
+
+    def check_reference(self) -> None:
+        """Raises ReplayMismatch if this machine's replay differs from the task's, TooNoisy, or TaskError if the task
+        states none."""
+        if self.task.reference_replay is None:
+            raise TaskError("reference_replay: missing; the task is not published yet")
+        computed = self.reference_replay()
+        if computed != self.task.reference_replay:
+            raise ReplayMismatch(_differs("reference_replay", self.task.reference_replay, computed))
+
+    def _trained(
+        self, start: NDArray[np.float64], seed: bytes, header: Header, dtype: torch.dtype | None = None
+    ) -> bytes:
+        """dtype: of the arithmetic, if another than the profile's."""
+        self.arithmetic.enter()
+        # a copy per call: torch modules hold their parameters, and calls come from several threads
+        module, inputs = copy.deepcopy(self._module), self._x_train
+        if dtype is not None:
+            module, inputs = module.to(dtype), inputs.to(dtype) if inputs.is_floating_point() else inputs
+        gradient = train.pseudo_gradient(
+            module,
+            start,
+            inputs,
+            self._y_train,
+            self._examples_of(header.author),
+            seed=seed,
+            local_steps=self.task.local_steps,
+            batch_size=self.task.batch_size,
+            learning_rate=self.task.learning_rate,
+        )
+        return quantize.encode(gradient, header, self._coding)
 
     def _examples_of(self, author: Address) -> NDArray[np.int64]:
         """Indices into the training set: what `author` draws its batches from."""
@@ -188,12 +252,6 @@ class Learner:
         """Of an update that was checked before."""
         return quantize.split(self._expanded(update, quantize.header_of(update)), self._coding)
 
-    def _module_at(self, state: State) -> nn.Module:
-        # a copy per call: torch modules hold their parameters, and calls come from several threads
-        module = copy.deepcopy(self._module)
-        models.load_flat(module, state.parameters)
-        return module
-
 
 def measure(task: Task) -> Task:
     """The task with the digests of this machine's data, initial state and reference replay filled in."""
@@ -206,15 +264,6 @@ def measure(task: Task) -> Task:
             "reference_replay": learner.reference_replay(),
         }
     )
-
-
-def check_reference(task: Task) -> None:
-    """Raises ReplayMismatch if this machine's replay differs from the task's, TaskError if the task states none."""
-    if task.reference_replay is None:
-        raise TaskError("reference_replay: missing; the task is not published yet")
-    computed = Learner(task).reference_replay()
-    if computed != task.reference_replay:
-        raise ReplayMismatch(_differs("reference_replay", task.reference_replay, computed))
 
 
 def save_state(path: Path, state: State, learner: Learner) -> None:

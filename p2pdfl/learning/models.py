@@ -50,14 +50,21 @@ def flatten(module: nn.Module) -> NDArray[np.float64]:
     return np.concatenate([parameter.detach().reshape(-1).numpy() for parameter in trained(module).values()])
 
 
-def load_flat(module: nn.Module, vector: NDArray[np.float64]) -> None:
-    start = 0
-    with torch.no_grad():
-        for parameter in trained(module).values():
-            end = start + parameter.numel()
-            parameter.copy_(torch.tensor(vector[start:end]).reshape(parameter.shape))
-            start = end
+def split_flat(module: nn.Module, vector: NDArray[np.float64]) -> list[Tensor]:
+    """Copies in the parameters' shapes."""
+    parts, start = [], 0
+    for parameter in trained(module).values():
+        end = start + parameter.numel()
+        parts.append(torch.tensor(vector[start:end]).reshape(parameter.shape))
+        start = end
     assert start == vector.size
+    return parts
+
+
+def load_flat(module: nn.Module, vector: NDArray[np.float64]) -> None:
+    with torch.no_grad():
+        for parameter, part in zip(trained(module).values(), split_flat(module, vector), strict=True):
+            parameter.copy_(part)
 
 
 def check_replayable(module: nn.Module, inputs: Tensor, classes: Tensor, class_count: int) -> None:
@@ -73,8 +80,10 @@ def check_replayable(module: nn.Module, inputs: Tensor, classes: Tensor, class_c
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise ModelError(f"model: does not take the task's data: {error}") from error
     first, second = outputs
-    if not isinstance(first, Tensor) or first.ndim < 2 or len(first) != len(inputs) or first.dtype != torch.float64:
-        raise ModelError("model: must give a float64 tensor [example, class, ...]")
+    dtype = next(iter(trained(module).values())).dtype
+    if not isinstance(first, Tensor) or first.ndim < 2 or len(first) != len(inputs) or first.dtype != dtype:
+        kind = "float64" if dtype == torch.float64 else "float32"
+        raise ModelError(f"model: must give a {kind} tensor [example, class, ...] where its parameters are {kind}")
     if first.shape[1] < class_count:
         raise ModelError(f"model: gives {first.shape[1]} classes, the data has {class_count}")
     if not first.requires_grad:
@@ -87,6 +96,27 @@ def check_replayable(module: nn.Module, inputs: Tensor, classes: Tensor, class_c
         raise ModelError(f"model: cannot be trained on the task's data: {error}") from error
     if any(not torch.equal(buffer, buffers[name]) for name, buffer in module.named_buffers()):
         raise ModelError("model: a pass changes a buffer; only parameters travel between rounds")
+
+
+def refuse_discontinuous(module: nn.Module) -> None:
+    """Layers whose output or gradient jumps, under profile `tolerant`.  Raises ModelError."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, _DISCONTINUOUS):
+            raise ModelError(
+                f"model: layer {name!r} ({type(layer).__name__}) jumps where machines round differently, which "
+                "profile tolerant refuses; use AvgPool or a smooth activation, or profile exact"
+            )
+
+
+_DISCONTINUOUS = (
+    # the gradient goes to whichever is largest: measured 4 % apart after 100 steps on two threads
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+    nn.Hardshrink,
+    nn.Threshold,
+)
 
 
 def _built(name: str, seed: int) -> nn.Module:

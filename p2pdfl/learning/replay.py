@@ -1,18 +1,27 @@
-"""What an auditor and a juror find when they compute another's update again (DESIGN 3, audit)."""
+"""What an auditor and a juror find when they compute another's update again (DESIGN 3, audit; ADR 15)."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from p2pdfl import params
 from p2pdfl.codec import Malformed
+from p2pdfl.learning import draw
 from p2pdfl.learning.aggregate import gram
 from p2pdfl.learning.quantize import Coding, header_of, parse
+from p2pdfl.task import Profile
 from p2pdfl.types import Outcome
 
+NUDGE = 2.0**-21
+"""Of a parameter: four roundings of float32."""
 
-def compare(claimed: bytes, replayed: bytes, coding: Coding) -> Outcome:
-    """FALSE: equal.  GUILTY: `claimed` is no update under the replay's header, or too far from it.  VOID: between.
+
+def compare(claimed: bytes, replayed: bytes, coding: Coding, profile: Profile) -> Outcome:
+    """GUILTY: `claimed` is no update under the replay's header, or too far from it.  FALSE: equal, or under `tolerant`
+    within AUDIT_AGREEMENT.  VOID: between.
 
     Both as they are before compression.
     """
@@ -22,6 +31,8 @@ def compare(claimed: bytes, replayed: bytes, coding: Coding) -> Outcome:
         distance = relative_distance(claimed, replayed, coding)
     except Malformed:
         return Outcome.GUILTY
+    if profile == "tolerant" and distance <= params.AUDIT_AGREEMENT:
+        return Outcome.FALSE
     return Outcome.GUILTY if distance > params.AUDIT_TOLERANCE else Outcome.VOID
 
 
@@ -37,3 +48,8 @@ def relative_distance(claimed: bytes, replayed: bytes, coding: Coding) -> float:
     if replayed_squared == 0:
         return 0.0 if claimed_squared == 0 else math.inf
     return difference / math.sqrt(replayed_squared)
+
+
+def nudged(parameters: NDArray[np.float64], seed: bytes) -> NDArray[np.float64]:
+    """Each moved by NUDGE of itself, up or down: what machines that round differently may make of them, and more."""
+    return parameters + draw.uniform(draw.stream(b"nudge", seed), parameters.size, NUDGE) * parameters

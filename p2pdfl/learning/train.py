@@ -17,21 +17,9 @@ from p2pdfl.learning import draw, models
 _EVALUATION_BATCH = 1024
 
 
-def exact_arithmetic() -> None:
-    """Bring this process, and the calling thread, to the one arithmetic of profile `exact`.
-
-    Settings are torch's own and hold for the whole process: one thread (sums split over threads round differently),
-    deterministic kernels, no reduced precision.  Flushing of denormals is per thread, and torch's thread count has
-    a per-thread part, so whoever computes calls this first; it takes microseconds.
-    """
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(False)
-    torch.use_deterministic_algorithms(True)
-    torch.set_float32_matmul_precision("highest")
-
-
 def pseudo_gradient(
     module: nn.Module,
+    start: NDArray[np.float64],
     inputs: Tensor,
     classes: Tensor,
     examples: NDArray[np.int64],
@@ -41,21 +29,28 @@ def pseudo_gradient(
     batch_size: int,
     learning_rate: float,
 ) -> NDArray[np.float64]:
-    """Float64 [dimension].  Trains `module` in place; batches are drawn with repetition from `examples`, which are
-    indices into inputs and classes."""
-    before = models.flatten(module)
+    """Float64 [dimension].  Trains `module` in place from `start`; batches are drawn with repetition from `examples`,
+    which are indices into inputs and classes.
+
+    Loss and parameters are float64 also where `module` is not: else near an optimum, where softmax rounds to 1 and
+    steps to nothing beside the parameters, what float32 gives is mostly rounding.
+    """
+    models.load_flat(module, start)
     words = draw.stream(b"batches", seed)
     parameters = list(models.trained(module).values())
+    masters = [master.to(inputs.device) for master in models.split_flat(module, start)]
     module.train()
     for _ in range(local_steps):
         batch = torch.from_numpy(examples[draw.indices(words, batch_size, len(examples))])
-        loss = cross_entropy(module(inputs[batch]), classes[batch])
+        loss = cross_entropy(module(inputs[batch]).double(), classes[batch])
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
+            for parameter, master, gradient in zip(parameters, masters, gradients, strict=True):
                 if gradient is not None:
-                    parameter.sub_(gradient * learning_rate)
-    return before - models.flatten(module)
+                    master.sub_(gradient.double() * learning_rate)
+                    parameter.copy_(master)
+    end: NDArray[np.float64] = np.concatenate([master.reshape(-1).cpu().numpy() for master in masters])
+    return start - end
 
 
 @torch.no_grad()

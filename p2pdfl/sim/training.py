@@ -36,6 +36,7 @@ class RealLearning:
         """Updates by round."""
         self._honest: dict[Round, dict[_Work, Digest]] = {}
         self._poisoned: dict[Round, dict[_Work, Digest]] = {}
+        self._audited: dict[Round, dict[tuple[Digest, _Work], Outcome]] = {}
         self._valid: dict[Round, dict[tuple[Digest, Address], bool]] = {}
         self._aggregates: dict[tuple[Digest, tuple[Digest, ...]], Digest] = {}
         self._honest_bytes_each: list[int] = []
@@ -77,7 +78,18 @@ class RealLearning:
         honest = self._honest_update(effect.parent_state, effect.seed, effect.audited_round, effect.author)
         if honest == effect.update:
             return Outcome.FALSE
-        return self.learner.compare(self.updates[effect.update], self.updates[honest])
+        known = self._audited.setdefault(effect.audited_round, {})
+        case = (effect.update, (effect.parent_state, effect.seed, effect.author))
+        if case not in known:
+            known[case] = self.learner.audit(
+                self.updates[effect.update],
+                self.states[effect.parent_state],
+                seed=effect.seed,
+                task_id=self._task_id,
+                round=effect.audited_round,
+                author=effect.author,
+            )
+        return known[case]
 
     @property
     def bytes_per_update(self) -> float:
@@ -122,6 +134,6 @@ class RealLearning:
         for old in [old for old in self._made if old < oldest]:
             for update in self._made.pop(old):
                 del self.updates[update]
-        for known in (self._honest, self._poisoned, self._valid):
+        for known in (self._honest, self._poisoned, self._audited, self._valid):
             for old in [old for old in known if old < oldest]:
                 del known[old]

@@ -88,14 +88,14 @@ class Model:
         sampled = {closed.epoch.addresses[member] for member in self.plan.sampled.get(closed.round, ())}
         judged = self._judged(self.plan.judged.get(closed.round, ()), epochs)
         for author in [author for author in updates if author in sampled or author in judged]:
-            replayed = self.learner.train(
+            outcome = self.learner.audit(
+                updates[author],
                 parent,
                 seed=batch_seed(closed.beacon, self.task_id, closed.round, author),
                 task_id=self.task_id,
                 round=closed.round,
                 author=author,
             )
-            outcome = self.learner.compare(updates[author], replayed)
             self._note(closed.round, author, outcome, judged.get(author))
 
     def _judged(

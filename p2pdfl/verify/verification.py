@@ -169,10 +169,10 @@ class _Verification:
         if self._replays == 0:
             self._findings.leave(Check.REPLAYS, "not asked for; --replay K trains K of them again")
             return NO_REPLAYS
-        if learner.reference_replay() != self._task.reference_replay:
-            self._findings.leave(
-                Check.REPLAYS, "this machine's reference replay is not the task's: it computes otherwise"
-            )
+        try:
+            learner.check_reference()
+        except TaskError as error:
+            self._findings.leave(Check.REPLAYS, f"this machine computes otherwise: {error}")
             return NO_REPLAYS
         return plan_replays(self._transcript, self._task.total_rounds, self._replays)
 

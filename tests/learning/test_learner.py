@@ -4,7 +4,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from p2pdfl.learning.learner import DigestMismatch, Learner, ReplayMismatch, State, check_reference, measure
+from p2pdfl.learning.learner import DigestMismatch, Learner, ReplayMismatch, State, measure
 from p2pdfl.learning.quantize import decode, encode, header_of
 from p2pdfl.task import Task, TaskError
 
@@ -16,7 +16,7 @@ def test_a_measured_task_is_accepted_where_it_was_measured() -> None:
     task = measure(Task())
     assert task.is_measured
     assert task.task_id()
-    check_reference(task)
+    Learner(task).check_reference()
 
 
 def test_measuring_again_gives_the_same_task() -> None:
@@ -32,12 +32,12 @@ def test_learner__reject__digest_is_not_the_tasks(field: str) -> None:
 
 def test_check_reference__reject__another_replay() -> None:
     with pytest.raises(ReplayMismatch, match=r"^reference_replay: the task says 00"):
-        check_reference(measure(Task()).model_copy(update={"reference_replay": bytes(32)}))
+        Learner(measure(Task()).model_copy(update={"reference_replay": bytes(32)})).check_reference()
 
 
 def test_check_reference__reject__unmeasured_task() -> None:
     with pytest.raises(TaskError, match="not published yet"):
-        check_reference(Task())
+        Learner(Task()).check_reference()
 
 
 def test_only_the_exact_header_makes_an_update_valid(learner: Learner, train: Callable[..., bytes]) -> None:

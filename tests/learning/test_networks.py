@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from learning.image_files import digits_as_images, write_cifar10, write_mnist
-from p2pdfl.learning import data, images, models, train
+from p2pdfl.learning import data, images, models
 from p2pdfl.learning.learner import Learner
 from p2pdfl.learning.networks import BUILT_IN
+from p2pdfl.learning.profiles import arithmetic
 from p2pdfl.learning.sources import CONTEXT, VOCABULARY_SIZE
 from p2pdfl.task import Task
 
@@ -102,7 +103,7 @@ def test_the_transformer_learns_more_than_the_most_frequent_character() -> None:
 
 
 def test_the_transformer_does_not_look_ahead() -> None:
-    train.exact_arithmetic()
+    arithmetic("exact").enter()
     module = models.build("char_transformer", 0)
     tokens = torch.arange(CONTEXT).remainder(VOCABULARY_SIZE)[None]
     changed = tokens.clone()
@@ -115,7 +116,7 @@ def test_the_transformer_does_not_look_ahead() -> None:
 
 
 def test_the_transformer_attends_to_what_was_before() -> None:
-    train.exact_arithmetic()
+    arithmetic("exact").enter()
     module = models.build("char_transformer", 0)
     tokens = torch.zeros(1, CONTEXT, dtype=torch.int64)
     changed = tokens.clone()
