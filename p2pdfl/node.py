@@ -44,6 +44,7 @@ from p2pdfl.protocol.events import (
     Event,
     Finished,
     KeepCheckpoint,
+    KeepNotarized,
     Notice,
     PacketReceived,
     ReadChain,
@@ -63,7 +64,7 @@ from p2pdfl.protocol.events import (
 )
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.refusal import Refusal, Reject
-from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply
 from p2pdfl.protocol.run import LoadRound
 from p2pdfl.resuming import CHECKPOINT_PROTOCOL
 from p2pdfl.store import Store
@@ -279,6 +280,8 @@ class Node:
                 self._resync(effect.round)
             case Closed():
                 await self._close(effect)
+            case KeepNotarized():
+                await trio.to_thread.run_sync(self.store.put_notarized, effect.certificate, effect.packets)
             case KeepCheckpoint():
                 self._nursery.start_soon(self._keep_checkpoint, effect.checkpoint, self._states[effect.state])
             case Notice():
@@ -457,7 +460,9 @@ class Node:
             stored = await threads.run(self.store.round, round)
             if stored is not None:
                 await self._take_reply(stored.packets, (stored.certificate,), None)
-            elif member:
+                return
+            await self._recall(round)
+            if member:
                 data = await self.network.request(
                     member,
                     RESYNC_PROTOCOL,
@@ -474,6 +479,13 @@ class Node:
             self._refuse("reply is malformed", member)
         finally:
             self._asking.discard(member)
+
+    async def _recall(self, round: Round) -> None:
+        """What this node's CLOSEs rest on, after a restart."""
+        for kept in await threads.run(self.store.notarized, round):
+            missing = compute_reply(self.machine.resync_request(), kept.packets, kept.certificates)
+            if missing.packets:
+                await self._take_reply(missing.packets, missing.certificates, None)
 
     async def _take_reply(
         self, packets: tuple[Packet, ...], certificates: tuple[Certificate, ...], source: bytes | None

@@ -28,9 +28,10 @@ from typing import NamedTuple, Self, TypeVar
 
 from p2pdfl import codec, params
 from p2pdfl.crypto.envelope import head_digest
+from p2pdfl.protocol.resync import ResyncReply
 from p2pdfl.types import Certificate, Checkpoint, Contents, Digest, Envelope, Head, Kind, Packet, Wire
 
-FORMAT = 2
+FORMAT = 3
 """Of the tables below; in the file as `user_version`."""
 
 W = TypeVar("W", bound=Wire)
@@ -144,6 +145,22 @@ class Store:
             db.executemany(
                 "INSERT INTO packets VALUES (?, ?, ?)", [(round, place, data) for place, data in enumerate(encoded)]
             )
+            db.execute("DELETE FROM notarized WHERE round <= ?", (round,))
+
+    def put_notarized(self, certificate: Certificate, packets: Sequence[Packet]) -> None:
+        """Kept until the round closes.  Not synced by itself: the envelope that is stored next syncs it as well."""
+        kept = ResyncReply(packets=tuple(packets), certificates=(certificate,))
+        with self._transaction(synced=False) as db:
+            db.execute(
+                "INSERT OR REPLACE INTO notarized VALUES (?, ?, ?)",
+                (certificate.round, certificate.view, codec.encode(kept)),
+            )
+
+    def notarized(self, round: int) -> tuple[ResyncReply, ...]:
+        """What was notarized in the open round, by view."""
+        with self._reading() as db:
+            rows = db.execute("SELECT kept FROM notarized WHERE round = ? ORDER BY view", (round,)).fetchall()
+        return tuple(self._decode(ResyncReply, row[0]) for row in rows)
 
     def round(self, number: int) -> ClosedRound | None:
         with self._reading() as db:
@@ -348,6 +365,7 @@ CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, head BLOB NOT NULL, contents BLOB NOT NULL, certificate BLOB NOT NULL
 );
 CREATE TABLE packets (round INTEGER, place INTEGER, packet BLOB NOT NULL, PRIMARY KEY (round, place));
+CREATE TABLE notarized (round INTEGER, view INTEGER, kept BLOB NOT NULL, PRIMARY KEY (round, view));
 CREATE TABLE blobs (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE checkpoints (
     epoch INTEGER PRIMARY KEY, digest BLOB NOT NULL, state_digest BLOB NOT NULL, data BLOB NOT NULL, state BLOB NOT NULL

@@ -13,6 +13,7 @@ import pytest
 
 from p2pdfl import codec
 from p2pdfl.crypto.envelope import head_digest
+from p2pdfl.protocol.resync import ResyncReply
 from p2pdfl.store import Slot, SlotTaken, Store, StoreError
 from p2pdfl.types import (
     Ballot,
@@ -140,6 +141,20 @@ def test_a_round_comes_back_as_it_was_stored(store: Store) -> None:
     assert stored is not None
     assert (stored.head, stored.contents, stored.certificate, stored.packets) == (head, contents, certificate, packets)
     assert store.last_round() == 0
+
+
+def test_what_was_notarized_is_kept_until_the_round_closes(store: Store) -> None:
+    kept = []
+    for view in range(2):
+        certificate = closing(3, bytes(32))[2].replace(view=view, kind=int(Kind.NOTARIZE))
+        packets = (close_packet(bytes(32), view=view),)
+        store.put_notarized(certificate, packets)
+        store.put_notarized(certificate, packets)
+        kept.append(ResyncReply(packets=packets, certificates=(certificate,)))
+    assert store.notarized(3) == tuple(kept)
+    assert store.notarized(2) == ()
+    store.put_round(3, *closing(3, bytes(32)), [])
+    assert store.notarized(3) == ()
 
 
 def test_a_closed_round_keeps_its_head(store: Store) -> None:

@@ -257,6 +257,19 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepNotarized:
+    """Keep it on disk until the round closes, before the CLOSE for its head that follows leaves this member.
+
+    Who voted for a head does not skip its view any more; so whatever crashes, there must be somebody to show the others
+    the notarization, which lets them go on to the next view, and what the head follows from (docs/protocol.md).
+
+    packets: the COMMITs that the head names and its PROPOSEs."""
+
+    certificate: Certificate
+    packets: tuple[Packet, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeepCheckpoint:
     """Keep it on disk with the state of its last head, for a restart and for who joins; of all, the newest few."""
 
@@ -315,6 +328,7 @@ Effect = (
     | Resync
     | ReadChain
     | Closed
+    | KeepNotarized
     | KeepCheckpoint
     | SubmitAnchor
     | SubmitVerdict

@@ -33,6 +33,7 @@ from p2pdfl.protocol.events import (
     DealingCheck,
     Decrypt,
     Effect,
+    KeepNotarized,
     Notice,
     ReadChain,
     Resync,
@@ -190,7 +191,8 @@ class OpenRound:
     aggregating: set[tuple[UpdateEntry, ...]] = field(default_factory=set)
 
     proposals: dict[View, dict[Digest, Propose]] = field(default_factory=dict)
-    proposal_packets: list[Packet] = field(default_factory=list)
+    proposal_packets: dict[Digest, list[Packet]] = field(default_factory=dict)
+    """By head."""
     known_heads: dict[Digest, Propose] = field(default_factory=dict)
     proposed: set[View] = field(default_factory=set)
     refused: set[tuple[View, Digest]] = field(default_factory=set)
@@ -360,7 +362,7 @@ class OpenRound:
             self.docket.file_verdict(verdict)
         digest = head_digest(propose.head)
         self.proposals.setdefault(packet.envelope.view, {})[digest] = propose
-        self.proposal_packets.append(packet)
+        self.proposal_packets.setdefault(digest, []).append(packet)
         self.known_heads.setdefault(digest, propose)
 
     def check_vote(self, vote: Notarize | Close) -> None:
@@ -569,11 +571,20 @@ class OpenRound:
     def _close_view(self, now_ms: int) -> list[Output]:
         if self.me is None or self.agreement.certificate is not None:
             return []
+        view = self.agreement.view
         head = self.agreement.close_vote(now_ms)
         if head is None:
             return []
-        self.agreement.close_signed.add(self.agreement.view)
-        return [Vote(Kind.CLOSE, self.agreement.view, Close(head=head)), self._notice("close")]
+        outputs: list[Output] = []
+        if head != ZERO_DIGEST:
+            propose = self.known_heads.get(head)
+            if propose is None or not self._is_held(propose):
+                return []  # until it is here, or the timer runs out
+            outputs.append(
+                KeepNotarized(certificate=self.agreement.notarizations[view], packets=self.packets_of(propose))
+            )
+        self.agreement.close_signed.add(view)
+        return [*outputs, Vote(Kind.CLOSE, view, Close(head=head)), self._notice("close")]
 
     def decided(self) -> tuple[Propose, Certificate] | list[Output]:
         """The certified proposal once all that it names is here; else what to do about what is missing."""
@@ -714,14 +725,22 @@ class OpenRound:
             return self._once(ReadChain(block=block), ("chain", block))
         return None
 
+    def _is_held(self, propose: Propose) -> bool:
+        """Whether all that it names is here, and valid."""
+        named, updates = commit_keys(propose.contents), update_keys(propose.contents)
+        return named <= self.commits.keys() and self.held_updates.issuperset(updates)
+
+    def packets_of(self, propose: Propose) -> tuple[Packet, ...]:
+        """The COMMITs that it names, all here, and the PROPOSEs of its head."""
+        named = (self.commits[entry.member, entry.body].packet for entry in propose.contents.commits)
+        return (*named, *self.proposal_packets[head_digest(propose.head)])
+
     def _is_sound(self, propose: Propose) -> bool:
         """Whether this member computes the proposed head.  Call once nothing is missing for it."""
         contents = propose.contents
-        named, updates = commit_keys(contents), update_keys(contents)
-        if not named <= self.commits.keys() or not self.held_updates.issuperset(updates):
-            return False
         return (
-            self._promised_by(named).issuperset(updates)
+            self._is_held(propose)
+            and self._promised_by(commit_keys(contents)).issuperset(update_keys(contents))
             and self._head(contents, self.states[contents.updates], propose.head.chain_block) == propose.head
         )
 

@@ -538,10 +538,7 @@ class Run:
     def _close_round(self, propose: Propose, certificate: Certificate, now_ms: int) -> list[Effect]:
         now, context, contents = self._now, self._now.context, propose.contents
         named = [now.commits[entry.member, entry.body] for entry in contents.commits]
-        packets = (
-            *(held.packet for held in named),
-            *(packet for packet in now.proposal_packets if _is_proposal_of(packet, propose)),
-        )
+        packets = now.packets_of(propose)
         closed = ClosedRound(
             round=context.round,
             epoch=context.epoch,
@@ -851,11 +848,6 @@ def _decode(packet: Packet) -> Payload:
 
 def _own_slot(packet: Packet) -> OwnSlot:
     return (packet.envelope.round, packet.envelope.view, Kind(packet.envelope.kind))
-
-
-def _is_proposal_of(packet: Packet, propose: Propose) -> bool:
-    payload: Payload = decode_payload(packet)
-    return isinstance(payload, Propose) and payload.head == propose.head
 
 
 def _notice(name: str, **fields: str | int) -> Notice:

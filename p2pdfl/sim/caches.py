@@ -208,7 +208,7 @@ def installed() -> Iterator[None]:
         (round, "digest_of", digest_of),
         *((round, keys.__name__, _by_identity(keys, Cache(2_000))) for keys in (round.commit_keys, round.update_keys)),
         (round, "is_certificate", certificate_check),
-        (RoundContext, "check_of", _by_key(RoundContext.check_of, Cache(), _checked_under)),
+        (RoundContext, "check_of", _by_key(RoundContext.check_of, Cache(2_000), _checked_under)),
         (history, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
         (run, "compute_next_epoch", _by_key(history.compute_next_epoch, Cache(64), _next_after)),
         (history, "compute_assignment", _by_key(assignment.compute_assignment, Cache(256), _assigned_by)),

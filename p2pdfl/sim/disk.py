@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from p2pdfl import params
-from p2pdfl.protocol.events import Closed
-from p2pdfl.types import Certificate, Checkpoint, Digest, Epoch, Packet, Round
+from p2pdfl.protocol.events import Closed, KeepNotarized
+from p2pdfl.types import Certificate, Checkpoint, Digest, Epoch, Packet, Round, View
 
 OwnSlot = tuple[int, int, int]
 """round, view, kind"""
@@ -23,6 +23,8 @@ class Disk:
     bodies: set[Digest] = field(default_factory=set)
     unsynced: set[Digest] = field(default_factory=set)
     """Bodies that a loss of power takes away: they wait for the next envelope or round to be synced."""
+    notarized: dict[tuple[Round, View], KeepNotarized] = field(default_factory=dict)
+    unsynced_notarized: set[tuple[Round, View]] = field(default_factory=set)
     checkpoints: dict[Epoch, Checkpoint] = field(default_factory=dict)
     """The last ones, the state of each with it."""
 
@@ -32,13 +34,20 @@ class Disk:
         stored = self.envelopes.setdefault((envelope.round, envelope.view, envelope.kind), packet)
         if stored.envelope.body != envelope.body:
             raise SlotTaken(f"round {envelope.round}, view {envelope.view}, kind {envelope.kind}")
-        self.unsynced.clear()
+        self._sync()
         return stored
 
     def put_round(self, closed: Closed) -> Closed:
         """What is stored for that round: the first that came."""
-        self.unsynced.clear()
+        self._sync()
+        for place in [place for place in self.notarized if place[0] <= closed.round]:
+            del self.notarized[place]
         return self.closed.setdefault(closed.round, closed)
+
+    def put_notarized(self, kept: KeepNotarized) -> None:
+        place = (kept.certificate.round, kept.certificate.view)
+        self.notarized[place] = kept
+        self.unsynced_notarized.add(place)
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
         self.checkpoints[checkpoint.epoch] = checkpoint
@@ -52,7 +61,13 @@ class Disk:
 
     def lose_power(self) -> None:
         self.bodies -= self.unsynced
+        for place in self.unsynced_notarized:
+            self.notarized.pop(place, None)
+        self._sync()
+
+    def _sync(self) -> None:
         self.unsynced.clear()
+        self.unsynced_notarized.clear()
 
     def signed(self) -> list[Packet]:
         return list(self.envelopes.values())

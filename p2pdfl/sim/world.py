@@ -38,6 +38,7 @@ from p2pdfl.protocol.events import (
     Event,
     Finished,
     KeepCheckpoint,
+    KeepNotarized,
     Notice,
     PacketReceived,
     ReadChain,
@@ -59,7 +60,7 @@ from p2pdfl.protocol.events import (
 from p2pdfl.protocol.membership import select_members
 from p2pdfl.protocol.perform import check_commits
 from p2pdfl.protocol.refusal import Refusal
-from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply
 from p2pdfl.protocol.run import LoadRound, Run
 from p2pdfl.protocol.setup import Setup, Terms
 from p2pdfl.protocol.sharing import Sharing
@@ -571,6 +572,8 @@ class World:
                 self._read_chain(index, effect.block)
             case Closed():
                 self._close(index, effect)
+            case KeepNotarized():
+                peer.disk.put_notarized(effect)
             case KeepCheckpoint():
                 peer.disk.put_checkpoint(effect.checkpoint)
             case SubmitAnchor() | SubmitVerdict() | SubmitEquivocation():
@@ -626,6 +629,9 @@ class World:
                 self._later(index, PacketReceived(packet=packet), 1)
             self._later(index, CertificateReceived(certificate=stored.certificate), 1)
             return
+        for (round, _), kept in sorted(peer.disk.notarized.items(), key=lambda item: item[0]):
+            if round == request.round:
+                self._recall(index, compute_reply(request, kept.packets, (kept.certificate,)))
         others = [
             other
             for other, peer in enumerate(self.peers)
@@ -634,6 +640,13 @@ class World:
         if not others:
             return
         self._answer(index, peer.machine, self._random.choice(others), request)
+
+    def _recall(self, index: int, kept: ResyncReply) -> None:
+        if kept.packets:
+            for packet in kept.packets:
+                self._later(index, PacketReceived(packet=packet), 1)
+            for certificate in kept.certificates:
+                self._later(index, CertificateReceived(certificate=certificate), 1)
 
     def _answer(self, index: int, asker: Machine, other: int, request: ResyncRequest) -> None:
         answerer = self.peers[other]

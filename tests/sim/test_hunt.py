@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 SEED = 4
 """Six peers, one of them Byzantine."""
-EVENTS, DIGEST = 2_638, "0e56f2238f2954ec"
+EVENTS, DIGEST = 3_053, "5172a22e8e90d796"
 """Of its run with the stand-in sharing."""
 
 
@@ -122,8 +122,8 @@ def test_after_the_calm_nothing_is_lost_and_everybody_is_up() -> None:
         ("quorum", 4, "no quorum certified"),
         ("share", 4, "the beacon is open"),
         ("slot", 3, "signed twice in a slot"),
-        ("third", 1, "two heads can be certified"),
-        ("leak", 20, "fell silent though its disk is whole"),
+        ("third", 23, "two heads can be certified"),
+        ("leak", 25, "fell silent though its disk is whole"),
     ],
 )
 def test_a_planted_bug_is_found(plant: Plant, seed: int, found: str) -> None:
@@ -156,10 +156,10 @@ def test_what_is_signed_is_nobodys_before_it_is_on_disk() -> None:
 def test_the_first_violation_does_not_depend_on_how_many_processes_search(capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for processes in ("1", "2"):
-        assert main(["hunt", "--seeds", "0:8", "--plant", "third", "--processes", processes]) == 1
+        assert main(["hunt", "--seeds", "20:24", "--plant", "third", "--processes", processes]) == 1
         found.append([line for line in capsys.readouterr().out.splitlines() if "seeds/min" not in line])
     assert found[0] == found[1]
-    assert "    make sim SEED=1 ARGS='--plant third'" in found[0]
+    assert "    make sim SEED=21 ARGS='--plant third'" in found[0]
 
 
 def test_a_search_that_is_stopped_says_how_far_it_got(

@@ -203,6 +203,7 @@ def test_the_report_has_the_formula_beside_what_was_measured() -> None:
             rounds=60,
             accuracy=0.9,
             backdoor_success=None,
+            bytes_per_update=None,
             banned=7,
             honest_banned=0,
             all_banned_after=40 + 2 * seed if audits and attack.behaviour != "none" else None,
