@@ -133,9 +133,10 @@ study: $(READY) ## NAME=byzantine: attacks beside rules beside audits, as tables
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/p2pdfl study '$(NAME)' $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; aggregation and pulls by themselves
+bench: $(READY) ## what a round costs a peer, part by part; gossip beside the library's; training, aggregation and pulls by themselves
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/round.py
 	@$(BIN)/python benchmarks/network.py
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/aggregate.py
 	@$(BIN)/python benchmarks/pull.py
 
