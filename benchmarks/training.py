@@ -3,7 +3,8 @@
     python benchmarks/training.py --models digits_mlp cifar10_cnn
 
 `tolerant` takes what there is: a GPU, or all threads (OMP_NUM_THREADS).  Beside it the same on one thread, so that
-float32 can be told from threads, which cost much more than they bring where others use the processor as well.  Images are random: what they show does not change the time.
+float32 can be told from threads, which cost much more than they bring where others use the processor as well.  Images
+are random: what they show does not change the time.
 """
 
 from __future__ import annotations
