@@ -48,7 +48,15 @@ async def anchored(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     would talk."""
     # rounds are faster here than the chain, and late must be let in
     monkeypatch.setattr(params, "CHAIN_WATCH_S", 0.0)
-    task = measured(members_min=3, training_rounds=21, epoch_rounds=EPOCH_ROUNDS, commit_ms=1500, view_ms=1000)
+    task = measured(
+        members_min=3,
+        training_rounds=21,
+        epoch_rounds=EPOCH_ROUNDS,
+        commit_ms=1500,
+        view_ms=1000,
+        outer_momentum=0.5,
+        outer_learning_rate=0.7,
+    )
     async with town(directory, task, limit_s=120.0) as here:
         await here.found(*NAMES)
         await here.open("late")
@@ -104,6 +112,7 @@ def assert_is_boundary(here: Town, position: Position) -> None:
     assert round >= EPOCH_ROUNDS
     assert position.start.head == here.members["bob"].node._heads[round - 1]
     assert position.state.digest() == position.start.state
+    assert position.state.momentum.any()
 
 
 async def test_who_comes_with_an_empty_disk_joins_at_an_anchor_and_ends_as_all(

@@ -1,9 +1,5 @@
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -86,47 +82,3 @@ def test_calls_from_several_threads_at_once_give_the_same_bytes(train: Train) ->
     alone = [train(seed=seed) for seed in seeds]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda seed: train(seed=seed), seeds)) == alone
-
-
-ELSEWHERE = """
-import threading
-from p2pdfl.learning.learner import Learner
-from p2pdfl.task import Task
-from hashlib import sha256
-learner = Learner(Task())
-state = learner.initial_state()
-def work():
-    updates = [
-        learner.train(state, seed=bytes([i]) * 32, task_id=bytes(range(32)), round=3, author=bytes(20))
-        for i in range(3)
-    ]
-    print(*(sha256(update).hexdigest() for update in updates), learner.aggregate(state, updates).digest().hex())
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4", "MKL_DYNAMIC": "FALSE"},
-        {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OPENBLAS_CORETYPE": "Haswell"},
-        {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "NPY_DISABLE_CPU_FEATURES": "X86_V4"},
-    ],
-)
-def test_another_process_computes_the_same_bytes(learner: Learner, train: Train, environment: dict[str, str]) -> None:
-    """In a thread there, as a node does it, under other thread counts and instruction sets."""
-    updates = [train(seed=bytes([i]) * 32) for i in range(3)]
-    here = [sha256(update).hexdigest() for update in updates]
-    here.append(learner.aggregate(learner.initial_state(), updates).digest().hex())
-    found = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert found.stdout.split() == here

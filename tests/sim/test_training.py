@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from p2pdfl.behaviours import UNDECODABLE_BEHAVIOURS, Behaviour, ByzantineMachine, Deviation, Poison
@@ -32,7 +34,7 @@ FORMS = ["int8 none", "int8 zstd", "int4 none", "int4 zstd"]
 """Task.codes and Task.compression."""
 
 
-def _learner(**fields: str) -> Learner:
+def _learner(**fields: Any) -> Learner:
     task = {**TASK, "training_rounds": 6, "epoch_rounds": 4, "verdict_rounds": 2, **fields}
     return Learner(measure(Task.model_validate(task)))
 
@@ -181,6 +183,54 @@ def test_colluders_find_nothing_against_each_other_and_are_caught_by_the_others(
                 assert isinstance(payload, Judge)
                 findings.append(payload.outcome)
     assert set(findings) == {Outcome.VOID}
+
+
+class Elsewhere(RealLearning):
+    """Each member's machine rounds in its own way: no update is that of a replay."""
+
+    def train(self, effect: Train, index: int, author: Address) -> Digest:
+        honest = super().train(effect, index, author)
+        if isinstance(effect, Poison):
+            return honest
+        header = self.learner.header(task_id=self._task_id, round=effect.round, author=author)
+        vector = self.learner.decode(self.updates[honest], task_id=self._task_id, round=effect.round, author=author)
+        noise = np.random.default_rng(index).standard_normal(vector.size)
+        noise *= 0.003 * np.linalg.norm(vector) / np.linalg.norm(noise)
+        return self._keep_update(effect.round, self.learner.encode(vector + noise, header))
+
+
+@pytest.mark.parametrize("cheats", [(), (CHEAT,)])
+def test_under_tolerant_machines_may_differ_and_only_the_cheat_is_banned(cheats: tuple[int, ...]) -> None:
+    """With momentum in the state, which all have the same nevertheless."""
+    learner = _learner(profile="tolerant", outer_momentum=0.5, outer_learning_rate=0.7)
+    flips = Deviation(behaviour="sign_flip", from_round=1)
+
+    def wrap(index: int, run: Run) -> Machine:
+        return ByzantineMachine(run=run, deviation=flips) if index in cheats else run
+
+    real = Elsewhere(learner)
+    world = World(learner.task, 5, seed=1, wrap=wrap, sharing=StandInSharing(), learning=real)
+    run_checked(world, byzantine=cheats)
+    for peer in world.peers:
+        assert peer.run.banned == {world.address(cheat): "guilty" for cheat in cheats}
+    outcomes = {notice.fields["outcome"] for peer in world.peers for notice in peer.notices if notice.name == "audit"}
+    assert outcomes == ({"false", "guilty"} if cheats else {"false"})
+    (state,) = {_last_state(world, index) for index in range(5)}
+    assert real.states[state].momentum.any()
+    assert learner.evaluate(real.states[state]) > 0.6
+
+
+def test_who_accuses_an_honest_member_under_tolerant_is_found_false() -> None:
+    accuses = Deviation(behaviour="false_accuser", from_round=1)
+
+    def wrap(index: int, run: Run) -> Machine:
+        return ByzantineMachine(run=run, deviation=accuses) if index == CHEAT else run
+
+    learner = _learner(profile="tolerant")
+    world = World(learner.task, 5, seed=1, wrap=wrap, sharing=StandInSharing(), learning=Elsewhere(learner))
+    run_checked(world, byzantine=[CHEAT])
+    assert bans(world, CHEAT) == {"false"}
+    assert all(peer.run.banned.keys() == {world.address(CHEAT)} for peer in world.peers)
 
 
 def test_what_nobody_asks_about_any_more_is_forgotten_and_changes_nothing(learner: Learner) -> None:

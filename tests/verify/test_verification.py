@@ -14,7 +14,7 @@ from p2pdfl import codec
 from p2pdfl.crypto.envelope import Signer, head_digest, recover
 from p2pdfl.learning import compression
 from p2pdfl.learning.compression import shorten
-from p2pdfl.learning.learner import State, load_state, save_state
+from p2pdfl.learning.learner import Learner, State, load_state, save_state
 from p2pdfl.types import (
     Accuse,
     Ballot,
@@ -155,6 +155,25 @@ def test_an_update_that_cheats_and_was_never_caught_is_found_by_a_replay(tmp_pat
     found = result(report, Check.REPLAYS)
     assert found.failed == world.task.training_rounds - 1
     assert all(world.address(FLIPPER).hex() in problem for problem in found.problems)
+
+
+def test_a_run_under_tolerant_is_replayed_by_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a machine that computes none of its bytes."""
+    train = Learner.train
+
+    def otherwise(learner: Learner, state: State, *, seed: bytes, **header: Any) -> bytes:
+        vector = learner.decode(train(learner, state, seed=seed, **header), **header)
+        return learner.encode(vector * 1.005, learner.header(**header))
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(Learner, "train", otherwise)
+        world = run_to_the_end(profile="tolerant")
+    leave_behind(world, tmp_path / "run")
+    report = verify(tmp_path / "run", replays=1_000)
+    assert report.ok
+    replays = result(report, Check.REPLAYS)
+    assert replays.confirmed == sum(len(closed.contents.updates) for closed in world.peers[0].closed.values())
+    assert any("a replay finds as the jury did: guilty" in remark for remark in replays.remarks)
 
 
 def test_a_library_that_compresses_otherwise_verifies_and_replays_the_same(
