@@ -147,8 +147,8 @@ def test_slow_links_cost_views_not_agreement() -> None:
 
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_what_a_vote_for_a_head_rests_on_survives_a_crash_of_all(seed: int) -> None:
-    """Found by the simulator (seed 28912 at 366e642): one had voted for the head and could not skip the view, all went
-    down, and one lost its store and with it its COMMIT; nobody could show the notarization or compute the head again."""
+    """Found by the simulator (seed 28912 at 366e642): who voted for the head could not skip the view, all went down,
+    and one lost its store, its COMMIT with it; nobody could show the notarization or compute the head again."""
     world = a_world(seed=seed)
     with caches.installed():
         world.run(until_ms=60_000, until=lambda: any(peer.disk.notarized for peer in world.peers))
