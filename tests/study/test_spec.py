@@ -84,5 +84,5 @@ def test_those_that_come_along_are_found_and_read(path: Path) -> None:
 
 
 def test_a_study_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(StudyError, match="there are: bans, byzantine, undefended"):
+    with pytest.raises(StudyError, match="there are: bans, byzantine, dirichlet, undefended"):
         find("nonesuch")
