@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from p2pdfl.learning.learner import Learner, State, StateError, load_state, save_state
-from p2pdfl.learning.models import DigitsMLP
+from p2pdfl.learning.networks import DigitsMLP
 
 
 @pytest.fixture
