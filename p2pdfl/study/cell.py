@@ -72,6 +72,16 @@ def cells(study: Study) -> list[Cell]:
     ]
 
 
+def identity(study: Study) -> dict[str, str]:
+    """What the names of the model and of the data do not say: their code may have changed.  Raises TaskError."""
+    if study.learning == "stand-in":
+        return {}
+    task = _measured(_named(study, cells(study)[0]).model_copy(update={"seed": 0}))
+    assert task.data_digest is not None, "measured"
+    assert task.reference_replay is not None, "measured"
+    return {"data's digest": task.data_digest.hex(), "model's first update": task.reference_replay.hex()}
+
+
 def run_cell(study: Study, cell: Cell) -> Row:
     """Raises TaskError: the study's model or data are unusable."""
     task = _task(study, cell)
@@ -141,9 +151,13 @@ class _FlippedDigests(StandIn):
 
 
 def _task(study: Study, cell: Cell) -> Task:
+    task = _named(study, cell)
+    return stand_in_task(**task.model_dump(exclude_unset=True)) if study.learning == "stand-in" else _measured(task)
+
+
+def _named(study: Study, cell: Cell) -> Task:
     own = {"rule": cell.rule, "audit_fraction": cell.audits, "seed": cell.seed, "members_min": study.peers}
-    fields = study.task.model_dump(exclude_unset=True) | {"name": study.name} | own
-    return stand_in_task(**fields) if study.learning == "stand-in" else _measured(Task.model_validate(fields))
+    return Task.model_validate(study.task.model_dump(exclude_unset=True) | {"name": study.name} | own)
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ import fcntl
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from statistics import fmean, quantiles, stdev
@@ -30,8 +30,12 @@ _TEXTS = {"attack", "rule"}
 class Results:
     """A directory, held by one process at a time."""
 
-    def __init__(self, directory: Path, study: Study, *, fresh: bool = False) -> None:
-        """Raises StudyError: it holds another study's results, or another process holds it."""
+    def __init__(
+        self, directory: Path, study: Study, *, identity: Mapping[str, str] | None = None, fresh: bool = False
+    ) -> None:
+        """identity: what all rows share beside the study's fields (`cell.identity`).
+        Raises StudyError: it holds another study's results, or another process holds it."""
+        fixed = _fixed(study) | dict(identity or {})
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = (directory / "results.csv").open("a+", newline="", encoding="utf-8")
@@ -41,14 +45,14 @@ class Results:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             rows = [] if fresh else _read(self._file, directory)
             if rows:
-                _check_same(directory / "study.json", study)
+                _check_same(directory / "study.json", fixed)
         except BlockingIOError:
             self._file.close()
             raise StudyError(f"{directory}: another study is running there") from None
         except StudyError:
             self._file.close()
             raise
-        (directory / "study.json").write_text(json.dumps(_fixed(study), indent=2))
+        (directory / "study.json").write_text(json.dumps(fixed, indent=2))
         # written anew, so that a row that was cut off in the middle is gone
         self._file.truncate(0)
         self._table = csv.writer(self._file)
@@ -99,14 +103,13 @@ def _fixed(study: Study) -> dict[str, Any]:
     return common | {f"task.{name}": value for name, value in task.items()}
 
 
-def _check_same(path: Path, study: Study) -> None:
+def _check_same(path: Path, here: dict[str, Any]) -> None:
     try:
         there = json.loads(path.read_bytes())
     except (OSError, ValueError):
         there = None
     if not isinstance(there, dict):
         raise StudyError(f"{path}: missing or damaged, so nobody knows of what results.csv is; --fresh begins anew")
-    here = _fixed(study)
     changed = [name for name in here.keys() | there.keys() if here.get(name) != there.get(name)]
     if changed:
         told = "; ".join(f"{name} was {there.get(name)!r}, is {here.get(name)!r}" for name in sorted(changed))

@@ -11,7 +11,7 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from p2pdfl.study.cell import Cell, Row, cells, run_cell
+from p2pdfl.study.cell import Cell, Row, cells, identity, run_cell
 from p2pdfl.study.results import Results, plot
 from p2pdfl.study.spec import Study
 
@@ -34,7 +34,7 @@ def run(
     Raises StudyError, TaskError, StudyFailed.
     """
     wanted = cells(study)
-    with Results(directory, study, fresh=fresh) as results:
+    with Results(directory, study, identity=identity(study), fresh=fresh) as results:
         known = {row.key for row in results.rows}
         missing = [cell for cell in wanted if cell.key not in known]
         done = len(wanted) - len(missing)

@@ -16,7 +16,9 @@ from rich.console import Console, Group
 from p2pdfl import cli
 from p2pdfl.behaviours import UpdateBehaviour
 from p2pdfl.economics import ROUNDS_WITHOUT_AUDITS, Audits
+from p2pdfl.learning import networks as models
 from p2pdfl.study import Attack, Row, Study, StudyError, run
+from p2pdfl.study.cell import _measured as measured
 from p2pdfl.study.cell import cells, run_cell
 from p2pdfl.study.results import Results, report
 from p2pdfl.task import Task
@@ -263,6 +265,19 @@ def test_own_model_and_data_stand_beside_the_study(tmp_path: Path, monkeypatch: 
         "training_rounds = 1\nlocal_steps = 1\n"
     )
     assert cli.main(["study", str(path), "--out", str(tmp_path), "--processes", "1"]) == cli.EXIT_OK
+
+
+def test_another_model_of_the_same_name_is_another_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_round = STUDY.task.model_copy(update={"training_rounds": 1, "local_steps": 1})
+    study = STUDY.model_copy(
+        update={"attacks": STUDY.attacks[:1], "rules": ("mean",), "audits": (0.0,), "task": one_round}
+    )
+    run(study, tmp_path)
+    monkeypatch.setitem(models.BUILT_IN, "digits_mlp", models.BUILT_IN["digits_cnn"])
+    measured.cache_clear()
+    with pytest.raises(StudyError, match="model's first update was"):
+        run(study, tmp_path)
+    measured.cache_clear()
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
