@@ -14,16 +14,16 @@ from net.loopback import network
 from nodes import Town, keys_of, learner, measured, member, place, town
 
 from p2pdfl import params
-from p2pdfl.codec import decode, encode
+from p2pdfl.codec import body_digest, decode, encode
 from p2pdfl.compute import Compute
 from p2pdfl.learning.learner import State
 from p2pdfl.net import Limits, Network
 from p2pdfl.net.blobs import PROTOCOL as BLOB_PROTOCOL
 from p2pdfl.node import RESYNC_PROTOCOL, Node, NodeResult
-from p2pdfl.protocol.events import Event, Tick
+from p2pdfl.protocol.events import CertificateReceived, Event, PacketReceived, Tick
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.store import Store
-from p2pdfl.types import Ballot, Certificate, Digest, Envelope, Packet
+from p2pdfl.types import Ballot, Certificate, Close, Digest, Envelope, Kind, Packet
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -186,6 +186,28 @@ async def test_an_answer_shows_nothing_that_the_disk_does_not_have_yet(
             may_write.set()
     assert shown
     assert not missing
+
+
+async def test_what_a_vote_rests_on_is_taken_up_after_a_restart_with_nobody_to_ask(tmp_path: Path) -> None:
+    """Else a head that may be closed somewhere could be lost: its voters wait for it, and no other follows it."""
+    payload = Close(head=bytes(32))
+    envelope = Envelope(task=bytes(32), epoch=0, round=0, view=0, kind=int(Kind.CLOSE), body=body_digest(payload))
+    packet = Packet(envelope=envelope, signature=bytes(64), payload=encode(payload))
+    ballot = Ballot(member=0, signature=bytes(64))
+    notarization = Certificate(epoch=0, round=0, view=0, kind=int(Kind.NOTARIZE), head=bytes(32), ballots=(ballot,))
+    with place(tmp_path, measured(members_min=1)) as at:
+        at.register("ada", b"ada's peer id")
+        at.start("ada")
+        async with network("alone") as alone:
+            with member(at, "ada", alone) as one:
+                one.node.store.put_notarized(notarization, [packet])
+            with member(at, "ada", alone) as one:
+                one.node._inbox, events = trio.open_memory_channel[Event](2)
+                one.run.start(now_ms=one.journal.now_ms)
+                async with trio.open_nursery() as one.node._nursery:
+                    one.node._resync(0)
+                assert events.receive_nowait() == PacketReceived(packet=packet, source=None, is_own=False)
+                assert events.receive_nowait() == CertificateReceived(certificate=notarization)
 
 
 async def test_a_member_restarted_in_the_middle_comes_to_the_same_end(tmp_path: Path) -> None:
