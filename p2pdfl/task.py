@@ -133,6 +133,12 @@ class Task(_Table):
             raise ValueError("a slash exceeds deposit_wei")
         return self
 
+    @model_validator(mode="after")
+    def _honest_noise_is_small(self) -> Task:
+        if self.profile == "tolerant" and self.codes == "int4":
+            raise ValueError("profile tolerant is for int8 codes: int4's make honest noise as large as a small attack")
+        return self
+
     @property
     def closing_rounds(self) -> int:
         """Rounds without training at the end, so that the last updates are audited like all others (DESIGN 3.8)."""
