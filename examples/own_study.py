@@ -4,6 +4,7 @@ Two moons of points, a small network; four attacks, three rules, with and withou
 where it was; runs/own-moons/ has results.csv and accuracy.png.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,5 +46,8 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    rows = run(STUDY, Path("runs/own-moons"), processes=2, on_row=lambda row, done, total: print(done, "of", total))
-    Console(width=140).print(report(STUDY, rows))
+    try:
+        rows = run(STUDY, Path("runs/own-moons"), processes=2, on_row=lambda row, done, total: print(done, "of", total))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
+    Console().print(report(STUDY, rows))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -39,6 +41,18 @@ def find(name_or_path: str, kind: str, folder: str, refusal: type[ValueError]) -
 
 def explain(error: ValidationError) -> str:
     """A validation error as one line a person can act on."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}" for item in error.errors()
-    )
+    items = error.errors()
+    # a list with a bad entry is also said to be too short, since the entry does not count
+    counted = [item for item in items if item["type"] != "too_short" or not _has_bad_entry(item["loc"], items)]
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {_complaint(item)}" for item in counted)
+
+
+def _has_bad_entry(place: tuple[int | str, ...], items: Sequence[ErrorDetails]) -> bool:
+    return any(len(item["loc"]) > len(place) and item["loc"][: len(place)] == place for item in items)
+
+
+def _complaint(item: ErrorDetails) -> str:
+    if item["type"] == "extra_forbidden":
+        return "there is no such field"
+    said, given = item["msg"].removeprefix("Value error, "), item["input"]
+    return f"{said}, not {given!r}" if isinstance(given, (str, int, float)) and len(repr(given)) < 80 else said

@@ -42,7 +42,7 @@ def test_a_scenario_with_a_wrong_field_is_one_line_that_names_it(
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\npeers = 3\ncolour = "red"\n[task]\n')
     assert cli.main(["scenario", str(path), "--out", str(tmp_path / "runs")]) == cli.EXIT_USAGE
-    assert "mine.toml: colour: Extra inputs" in capsys.readouterr().err
+    assert "mine.toml: colour: there is no such field" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

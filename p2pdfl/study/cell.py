@@ -47,7 +47,8 @@ class Row:
     accuracy: float | None
     """On the test set at the end.  None: nothing was learned (stand-in)."""
     backdoor_success: float | None
-    """Of a backdoor: the share of what carries the pattern that is taken for the target class."""
+    """Of a backdoor, and of no attack beside it: the share of what carries the pattern that is taken for the target
+    class."""
     banned: int
     """Of the Byzantine members, at the end."""
     honest_banned: int
@@ -128,9 +129,11 @@ def run_cell(study: Study, cell: Cell) -> Row:
         audits=cell.audits,
         seed=cell.seed,
         rounds=len(witness.closed),
-        accuracy=None if state is None else _learner(task).evaluate(state),
+        accuracy=None if state is None else round(_learner(task).evaluate(state), 6),
         backdoor_success=(
-            _with_backdoor(task).evaluate(state) if state is not None and cell.attack.behaviour == "backdoor" else None
+            None
+            if state is None or cell.attack.behaviour not in ("none", "backdoor")
+            else round(_with_backdoor(task).evaluate(state), 6)
         ),
         banned=len(banned),
         honest_banned=len(witness.run.banned) - len(banned),

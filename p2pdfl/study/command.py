@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from p2pdfl.learning import resolve
 from p2pdfl.study import runner, spec
-from p2pdfl.study.cell import Row
+from p2pdfl.study.cell import Row, cells
 from p2pdfl.study.results import report
 
 
@@ -30,7 +30,7 @@ def run(name_or_path: str, out: Path, *, processes: int, fresh: bool, console: C
         disable=not sys.stderr.isatty(),
     )
     with progress:
-        bar = progress.add_task(study.name, total=None)
+        bar = progress.add_task(study.name, total=len(cells(study)))
 
         def show(row: Row, done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)

@@ -124,45 +124,46 @@ def rows_of(study: Study, rows: Sequence[Row], attack: Attack, rule: str, audits
 
 
 def report(study: Study, rows: Sequence[Row]) -> Group:
-    table = Table(title=f"{study.name}: {study.byzantine} of {study.peers} peers attack", title_justify="left")
-    table.add_column("attack")
-    table.add_column("rule", no_wrap=True)
-    for name in (
-        "audits",
-        "seeds",
-        "accuracy",
-        "worst seed",
-        "backdoor",
-        "banned",
-        "honest banned",
-        "all banned after",
-    ):
-        table.add_column(name, justify="right")
-    for audits in study.audits:
-        for rule in study.rules:
-            for attack in study.attacks:
-                found = rows_of(study, rows, attack, rule, audits)
-                if not found:
-                    continue
-                accuracies = [row.accuracy for row in found if row.accuracy is not None]
-                backdoors = [row.backdoor_success for row in found if row.backdoor_success is not None]
-                after = [row.all_banned_after for row in found if row.all_banned_after is not None]
-                table.add_row(
-                    attack.name,
-                    rule,
-                    f"{audits:g}",
-                    str(len(found)),
-                    _percent(accuracies, fmean),
-                    _percent(accuracies, min),
-                    _percent(backdoors, fmean),
-                    f"{fmean(row.banned for row in found):.1f}",
-                    str(sum(row.honest_banned for row in found)),
-                    f"{fmean(after):.1f}" if len(after) == len(found) else "-",
-                )
-        table.add_section()
+    """What all lines share goes into the title, and what none has is left out: else 80 columns do not hold it."""
+    lines = [
+        _line(attack, rule, audits, found)
+        for audits in study.audits
+        for rule in study.rules
+        for attack in study.attacks
+        if (found := rows_of(study, rows, attack, rule, audits))
+    ]
+    columns = {name: {line[name] for line in lines} for name in (lines[0] if lines else ())}
+    shared = [name for name in ("rule", "audits", "seeds") if len(columns.get(name, ())) == 1]
+    title = [f"{study.name}: {study.byzantine} of {study.peers} peers attack"]
+    title += [f"{name} {lines[0][name]}" for name in shared]
+    table = Table(title=", ".join(title), title_justify="left")
+    shown = [name for name, values in columns.items() if name not in shared and values != {"-"}]
+    for name in shown:
+        is_text = name in ("attack", "rule")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=" " not in name and name != "rule")
+    for line in lines:
+        table.add_row(*(line[name] for name in shown))
+    told = [f"honest members banned: {sum(row.honest_banned for row in rows)}"]
     sizes = [row.bytes_per_update for row in rows if row.bytes_per_update is not None]
-    size = [Text(f"an honest member's update has {fmean(sizes) / 1000:.1f} kB")] if sizes else []
-    return Group(table, *_bans(study, rows), *size)
+    told += [f"an honest member's update has {fmean(sizes) / 1000:.1f} kB"] if sizes else []
+    return Group(table, *_bans(study, rows), Text("; ".join(told)))
+
+
+def _line(attack: Attack, rule: str, audits: float, found: Sequence[Row]) -> dict[str, str]:
+    accuracies = [row.accuracy for row in found if row.accuracy is not None]
+    backdoors = [row.backdoor_success for row in found if row.backdoor_success is not None]
+    after = [row.all_banned_after for row in found if row.all_banned_after is not None]
+    return {
+        "attack": attack.name,
+        "rule": rule,
+        "audits": f"{audits:g}",
+        "seeds": str(len(found)),
+        "accuracy": _percent(accuracies, fmean),
+        "worst seed": _percent(accuracies if len(found) > 1 else (), min),
+        "backdoor": _percent(backdoors, fmean),
+        "banned": f"{fmean(row.banned for row in found):.1f}",
+        "all banned after": f"{fmean(after):.1f}" if len(after) == len(found) else "-",
+    }
 
 
 def _percent(values: Sequence[float], of: Callable[[Sequence[float]], float]) -> str:
@@ -174,13 +175,13 @@ def _bans(study: Study, rows: Sequence[Row]) -> list[Table]:
     table = Table(
         title=f"rounds until all {study.byzantine} are banned",
         title_justify="left",
-        caption="by formula: rounds with audits, and those before the first and after the last (docs/audits.md); "
+        caption="formula: rounds with audits, and those before the first and after the last (docs/audits.md); "
         "measured: mean and standard error of the runs that banned all; coin flips: BTARD's released experiments",
         caption_justify="left",
     )
     table.add_column("attacks")
-    for name in ("audits", "auditors", "by formula", "measured", "95 % within", "runs", "coin flips"):
-        table.add_column(name, justify="right")
+    for name in ("audits", "auditors", "formula", "measured", "95 % within", "runs", "coin flips"):
+        table.add_column(name, justify="right", no_wrap=" " not in name)
     for fraction in study.audits:
         audits = Audits(peers=study.peers, byzantine=study.byzantine, audit_fraction=fraction)
         for (start, every), attacks in _by_schedule(study.attacks).items():
@@ -193,13 +194,13 @@ def _bans(study: Study, rows: Sequence[Row]) -> list[Table]:
             after = [row.all_banned_after - start for row in found if row.all_banned_after is not None]
             if after:
                 table.add_row(
-                    "in all rounds" if every == 1 else f"every {every} rounds",
+                    "always" if every == 1 else f"1 in {every}",
                     f"{fraction:g}",
                     str(audits.auditors),
                     f"{audits.rounds_to_catch(every):.1f} + {ROUNDS_WITHOUT_AUDITS}",
                     f"{fmean(after):.1f}" + (f" ± {stdev(after) / math.sqrt(len(after)):.1f}" if after[1:] else ""),
                     f"{quantiles(after, n=20, method='inclusive')[-1]:.0f}" if after[1:] else "-",
-                    f"{len(after)} of {len(found)}",
+                    f"{len(after)}/{len(found)}",
                     f"{audits.rounds_of_coin_flips:.1f}",
                 )
     return [table] if table.rows else []
@@ -231,14 +232,17 @@ def plot(path: Path, study: Study, rows: Sequence[Row]) -> bool:
     ]
     if not any(values for line in found for values in line):
         return False
-    figure = Figure(figsize=(3 + 2.2 * len(columns) * 2, 1.5 + 0.38 * len(study.attacks)), layout="constrained")
+    least = min(100 * min(cell) for line in found for cell in line if cell)
+    floor = min(80, 10 * math.floor(least / 10))  # so that one point more or less does not look like a difference
+    figure = Figure(figsize=(3 + 1.5 * len(columns) * 2, 1.5 + 0.3 * len(study.attacks)), layout="constrained")
     for axes, (title, of) in zip(figure.subplots(1, 2, sharey=True), _SUMMARIES.items(), strict=True):
         values = [[100 * of(cell) if cell else math.nan for cell in line] for line in found]
-        axes.imshow(values, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
+        axes.imshow(values, vmin=floor, vmax=100, cmap="viridis", aspect="auto")
         for y, line in enumerate(values):
             for x, value in enumerate(line):
                 if not math.isnan(value):
-                    axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize="small")
+                    color = "white" if value < (floor + 100) / 2 else "black"
+                    axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize="small", color=color)
         axes.set_xticks(
             range(len(columns)), [f"{rule}\naudits {audits:g}" for rule, audits in columns], fontsize="x-small"
         )

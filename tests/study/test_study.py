@@ -217,8 +217,8 @@ def test_the_report_has_the_formula_beside_what_was_measured() -> None:
     rows[-1] = replace(rows[-1], all_banned_after=None)
     lines = _printed(report(study, rows)).splitlines()
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
-    assert ["in all rounds", "0.05", "1", "37.1 + 3", "37.0 ± 0.6", "38", "4 of 4", "72.9"] in cells
-    assert ["every 3 rounds", "0.05", "1", "109.2 + 3", "40.0", "-", "1 of 2", "72.9"] in cells
+    assert ["always", "0.05", "1", "37.1 + 3", "37.0 ± 0.6", "38", "4/4", "72.9"] in cells
+    assert ["1 in 3", "0.05", "1", "109.2 + 3", "40.0", "-", "1/2", "72.9"] in cells
     assert sum("72.9" in cell for cell in cells) == 2
 
 
@@ -228,8 +228,24 @@ def test_a_study_in_which_nobody_was_banned_reports_no_bans(rows: dict[tuple[str
     assert "rounds until all" not in _printed(report(STUDY, unbanned))
 
 
-def _printed(group: Group) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def test_80_columns_hold_the_table_of_one_rule(rows: dict[tuple[str, str, float], Row]) -> None:
+    found = [replace(row, backdoor_success=0.5, seed=seed) for row in rows.values() for seed in (0, 1)]
+    study = STUDY.model_copy(update={"rules": STUDY.rules[:1], "seeds": (0, 1)})
+    printed = _printed(report(study, found), width=80)
+    assert "…" not in printed
+    assert f"rule {study.rules[0]}, seeds 2" in printed
+    assert "honest members banned: 0" in printed
+
+
+def test_the_table_leaves_out_what_no_line_has(rows: dict[tuple[str, str, float], Row]) -> None:
+    header = _printed(report(STUDY, [row for row in rows.values() if row.attack == "scale"]))
+    assert "accuracy" in header
+    assert "worst seed" not in header
+    assert "backdoor" not in header
+
+
+def _printed(group: Group, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(group)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
