@@ -88,7 +88,7 @@ class Duties:
             blocks.add(found)
         return [
             ChainSeen(number=block.number, block=block.hash, registrations=tuple(self.chain.registrations(block.hash)))
-            for block in sorted(blocks)
+            for block in sorted(blocks, reverse=True)
         ]
 
     async def _do(self, duty: Duty) -> None:

@@ -128,6 +128,7 @@ class Node:
     _parents: deque[Digest] = field(default_factory=deque)
     """The states of the last heads, oldest first."""
     _heads: dict[Round, Digest] = field(default_factory=dict)
+    _is_ahead_of_disk: bool = False
     _round: Round = 0
     _round_start_ms: int = 0
     _chain_read_ms: int = 0
@@ -190,22 +191,34 @@ class Node:
     # --- the loop -----------------------------------------------------------------
 
     async def _loop(self) -> None:
+        self._round_start_ms = self.journal.now_ms
+        is_finished = await self._step(None)
+        while not is_finished:
+            is_finished = await self._step(await self._next_event())
+
+    async def _step(self, event: Event | None) -> bool:
+        """What comes of an event, or of the start.  Whether that was all.
+
+        From when it signs to when the disk has it, nobody else may see the machine: given away too early, and then a
+        crash, the slot would be signed again.  After a failure in between it is never seen again."""
+        async with self._turn:
+            self._is_ahead_of_disk = True
+            effects = self._effects_of(event)
+            for effect in effects:
+                await self._perform(effect)
+            self._is_ahead_of_disk = False
+        return any(isinstance(effect, Finished) for effect in effects)
+
+    def _effects_of(self, event: Event | None) -> list[Effect]:
         now_ms = self.journal.now_ms
-        self._round_start_ms = now_ms
-        effects = self.machine.start(now_ms)
-        while True:
-            async with self._turn:
-                for effect in effects:
-                    await self._perform(effect)
-                    if isinstance(effect, Finished):
-                        return
-            event = await self._next_event()
-            try:
-                effects = self.machine.handle(event, self.journal.now_ms)
-            except Refusal as refusal:
-                self.journal.refused[refusal.reason] += 1
-                self._blame(event, refusal)
-                effects = []
+        if event is None:
+            return self.machine.start(now_ms)
+        try:
+            return self.machine.handle(event, now_ms)
+        except Refusal as refusal:
+            self.journal.refused[refusal.reason] += 1
+            self._blame(event, refusal)
+            return []
 
     def _blame(self, event: Event, refusal: Refusal) -> None:
         if not isinstance(event, PacketReceived) or event.source is None or not isinstance(refusal, Reject):
@@ -481,11 +494,11 @@ class Node:
             self._asking.discard(member)
 
     async def _recall(self, round: Round) -> None:
-        """What this node's CLOSEs rest on, after a restart."""
+        """What this node's CLOSEs rest on, after a restart.  The notarization also if all that it is of came again
+        from others: they may not have seen that."""
         for kept in await threads.run(self.store.notarized, round):
             missing = compute_reply(self.machine.resync_request(), kept.packets, kept.certificates)
-            if missing.packets:
-                await self._take_reply(missing.packets, missing.certificates, None)
+            await self._take_reply(missing.packets, missing.certificates, None)
 
     async def _take_reply(
         self, packets: tuple[Packet, ...], certificates: tuple[Certificate, ...], source: bytes | None
@@ -508,9 +521,9 @@ class Node:
         try:
             # from the disk, before the machine is asked: it must not wait, and nothing else waits for the disk
             stored = None if request.round >= self._round else await threads.run(self.store.round, request.round)
-            # The machine has what it signed before the disk has it.  Given away too early, and then a crash: the slot
-            # would be signed again.
             async with self._turn:
+                if self._is_ahead_of_disk:
+                    raise Refused("stopping")
                 reply = self.machine.resync_reply(
                     request, lambda _: None if stored is None else (stored.packets, stored.certificate)
                 )

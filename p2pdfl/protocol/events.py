@@ -112,7 +112,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainSeen:
-    """A confirmed block and the registry as of it."""
+    """A confirmed block and the registry as of it.  The first one after a start is the newest that the chain has."""
 
     number: BlockNumber
     block: Digest

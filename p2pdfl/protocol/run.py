@@ -96,8 +96,8 @@ class ChainSnapshot:
 class Run:
     def __init__(self, setup: Setup, start: Start, signed: Iterable[Packet] | None = ()) -> None:
         """start: round 0, or what a checkpoint gives.  signed: every packet that this key signed before (the store's);
-        their slots are never signed again.  None: the store is lost, so nothing is signed until an epoch starts that
-        this member witnesses."""
+        their slots are never signed again.  None: the store is lost, so nothing is signed until an epoch whose list
+        was chosen after this start (ADR 16)."""
         self.setup = setup
         self.epochs: dict[Epoch, EpochMembers] = dict(start.epochs)
         self.docket = Docket(setup, self.epochs)
@@ -109,6 +109,9 @@ class Run:
         self._signed: dict[OwnSlot, Packet] = {_own_slot(packet): packet for packet in signed or ()}
         self._signs_from: Round | None = None if signed is None else 0
         """None: muted (DESIGN 4), since what this key has signed is not known here."""
+        self._muted_at: BlockNumber | None = None
+        """The newest block when that was noticed, once it is known: a list chosen by a later one is of an epoch in
+        which this key has signed nothing."""
         self._chain: dict[Digest, ChainSnapshot] = {}
         self._on_chain(start.chain)
         self._chain_block = start.chain.block
@@ -177,7 +180,7 @@ class Run:
     @property
     def is_muted(self) -> bool:
         """Whether it signs nothing, since it does not know what its key has signed (DESIGN 4)."""
-        return self._signs_from is None
+        return self._signs_from is None or self.round < self._signs_from
 
     def next_deadline_ms(self, now_ms: int) -> int:
         return self._now.next_deadline_ms(now_ms)
@@ -249,6 +252,8 @@ class Run:
             case Replayed():
                 return self._on_replayed(event, now_ms)
             case ChainSeen():
+                if self._signs_from is None and self._muted_at is None:
+                    self._muted_at = event.number
                 self._on_chain(event)
             case Tick():
                 pass
@@ -481,9 +486,12 @@ class Run:
     def _mute_if_unknown(self, packet: Packet) -> None:
         """Others show an envelope of this member's that its store lacks: another process has the key, or the store
         was lost.  Signing on could be a second signature in a slot."""
+        if self._signs_from is None or packet.envelope.round < self._signs_from:
+            return
         signed = self._signed.get(_own_slot(packet))
         if signed is None or signed.envelope.body != packet.envelope.body:
             self._signs_from = None
+            self._muted_at = self._chain[self._latest_block()].number
 
     # --- rounds -----------------------------------------------------------------
 
@@ -505,8 +513,6 @@ class Run:
         )
         epoch = context.epoch
         me = epoch.indices.get(setup.address)
-        if self._signs_from is None and round == epoch.first_round and round > 0 and not self._followed:
-            self._signs_from = round
         self._now = OpenRound(
             context=context,
             setup=setup,
@@ -660,6 +666,9 @@ class Run:
         epoch = self._next_epoch(contents, self._chain_block)
         assert epoch is not None, "the head was computed from this list"
         self.epochs[epoch.epoch] = epoch
+        number = self._chain[self._chain_block].number
+        if self._signs_from is None and self._muted_at is not None and number > self._muted_at:
+            self._signs_from = epoch.first_round
         return self._members_notice(epoch)
 
     def _members_notice(self, epoch: EpochMembers) -> Notice:

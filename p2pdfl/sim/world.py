@@ -642,11 +642,10 @@ class World:
         self._answer(index, peer.machine, self._random.choice(others), request)
 
     def _recall(self, index: int, kept: ResyncReply) -> None:
-        if kept.packets:
-            for packet in kept.packets:
-                self._later(index, PacketReceived(packet=packet), 1)
-            for certificate in kept.certificates:
-                self._later(index, CertificateReceived(certificate=certificate), 1)
+        for packet in kept.packets:
+            self._later(index, PacketReceived(packet=packet), 1)
+        for certificate in kept.certificates:
+            self._later(index, CertificateReceived(certificate=certificate), 1)
 
     def _answer(self, index: int, asker: Machine, other: int, request: ResyncRequest) -> None:
         answerer = self.peers[other]
@@ -691,7 +690,7 @@ class World:
             return
         delay_ms = self.peers[index].chain_delay_ms + 5
         asked = [seen for seen in self.blocks[:-1] if seen.block == block]
-        for seen in (*asked, self.blocks[-1]):
+        for seen in (self.blocks[-1], *asked):
             self._later(index, seen, delay_ms)
 
     # --- looking at it --------------------------------------------------------------

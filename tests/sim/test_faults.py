@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from p2pdfl.protocol.events import ChainSeen
+from p2pdfl.protocol.events import ChainSeen, PacketReceived
 from p2pdfl.sim import caches
 from p2pdfl.types import Kind
 
@@ -77,13 +77,51 @@ def test_a_member_that_lost_its_store_follows_and_stays_silent() -> None:
 
 
 def test_a_member_that_lost_its_store_signs_again_once_it_is_back_on_a_list() -> None:
-    """Silent for an epoch, it counts as absent and is left out of the next one, which it witnesses."""
+    """Silent for an epoch, it counts as absent and is left out of the next one."""
     world = a_world(task={"training_rounds": 9, "epoch_rounds": 5}, seed=2)
+    world.mine_from_now_on(20)
     world.at(140, lambda: world.kill(1))
     world.at(160, lambda: world.restart(1, is_store_lost=True))
     run_checked(world)
     spoken = {packet.envelope.round for packet in world.peers[1].sent if packet.envelope.kind == Kind.COMMIT}
     assert min(spoken - {0}) == 10
+
+
+def test_a_member_that_lost_its_store_stays_silent_while_lists_are_chosen_by_blocks_from_before() -> None:
+    world = a_world(task={"training_rounds": 9, "epoch_rounds": 5}, seed=2)
+    world.at(140, lambda: world.kill(1))
+    world.at(160, lambda: world.restart(1, is_store_lost=True))
+    run_checked(world)
+    assert {packet.envelope.round for packet in world.peers[1].sent} == {0}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_old_votes_shown_to_a_member_that_lost_its_store_do_not_make_it_sign(seed: int) -> None:
+    """It has signed in the epoch that they seem to open before its eyes."""
+    world = a_world(seed=seed, task={"training_rounds": 6, "epoch_rounds": 3})
+
+    def mine() -> None:  # and nobody anchors
+        world.mine(world.blocks[-1].number + 1, world.registrations)
+        world.at(world.now_ms + 20, mine)
+
+    def has_signed() -> bool:
+        return any(packet.envelope.round == 3 for packet in world.peers[1].sent)
+
+    def show_again() -> None:
+        follower = world.peers[1]
+        if follower.run.round < 3:
+            for packet in archive:
+                if 0 <= packet.envelope.round - follower.run.round <= 1:
+                    world.deliver(1, PacketReceived(packet=packet))
+            world.at(world.now_ms + 5, show_again)
+
+    with caches.installed():
+        mine()
+        world.run(until_ms=60_000, until=has_signed)
+        archive = [packet for peer in world.peers for packet in peer.sent if packet.envelope.round < 3]
+        world.restart(1, is_store_lost=True)
+        world.at(world.now_ms + 1, show_again)
+    run_checked(world)
 
 
 def test_a_store_lost_unnoticed_is_noticed_by_what_others_show() -> None:
