@@ -41,7 +41,8 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> State:
     """Raises StateError."""
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, AttributeError, KeyError, ValueError, TypeError) as error:
+        # AttributeError: of types that numpy has not, as 8-bit floats
         raise StateError(f"{path}: not readable as safetensors: {error}") from None
     expected = {prefix + name: shape for prefix in ("", _MOMENTUM) for name, shape in shapes.items()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:

@@ -113,17 +113,16 @@ class Learner:
     ) -> Outcome:
         """What an auditor or a juror finds on what `author` sent for that assignment.
 
-        Nothing but FALSE rests on one run of one machine.  Under `tolerant` the second starts from the state as
-        rounding may have changed it: where that alone changes the update, no distance proves anything.
+        GUILTY rests on a second run, from the state as rounding may have changed it: where that alone changes the
+        update, no distance proves anything.  Under `exact` too, since processors of another kind round differently.
         """
         header = self.header(task_id=task_id, round=round, author=author)
         first = self._trained(state.parameters, seed, header)
         outcome = self.compare(claimed, first)
-        is_exact = self.task.profile == "exact"
-        if outcome is Outcome.FALSE or (outcome is Outcome.VOID and not is_exact):
+        if outcome is not Outcome.GUILTY:
             return outcome
-        second = self._trained(state.parameters if is_exact else replay.nudged(state.parameters, seed), seed, header)
-        if not is_exact and replay.relative_distance(second, first, self._coding) > params.AUDIT_NOISE_MAX:
+        second = self._trained(replay.nudged(state.parameters, seed, self.task.profile), seed, header)
+        if replay.relative_distance(second, first, self._coding) > params.AUDIT_NOISE_MAX:
             return Outcome.VOID
         return self.compare(claimed, second)
 
@@ -183,7 +182,7 @@ class Learner:
         header = self.header(task_id=ZERO_DIGEST, round=0, author=bytes(20))
         reference = self._trained(self._parameters, _REFERENCE_SEED, header, torch.float64)
         if self.task.profile == "tolerant":
-            for start in (self._parameters, replay.nudged(self._parameters, _REFERENCE_SEED)):
+            for start in (self._parameters, replay.nudged(self._parameters, _REFERENCE_SEED, "tolerant")):
                 update = self._trained(start, _REFERENCE_SEED, header)
                 distance = replay.relative_distance(update, reference, self._coding)
                 if distance > params.AUDIT_NOISE_MAX:

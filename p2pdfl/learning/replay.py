@@ -15,8 +15,8 @@ from p2pdfl.learning.quantize import Coding, header_of, parse
 from p2pdfl.task import Profile
 from p2pdfl.types import Outcome
 
-NUDGE = 2.0**-21
-"""Of a parameter: four roundings of float32."""
+NUDGES: dict[Profile, float] = {"exact": 2.0**-50, "tolerant": 2.0**-21}
+"""Of a parameter: four roundings of float64, and of float32."""
 
 
 def compare(claimed: bytes, replayed: bytes, coding: Coding, profile: Profile) -> Outcome:
@@ -50,6 +50,7 @@ def relative_distance(claimed: bytes, replayed: bytes, coding: Coding) -> float:
     return difference / math.sqrt(replayed_squared)
 
 
-def nudged(parameters: NDArray[np.float64], seed: bytes) -> NDArray[np.float64]:
-    """Each moved by NUDGE of itself, up or down: what machines that round differently may make of them, and more."""
-    return parameters + draw.uniform(draw.stream(b"nudge", seed), parameters.size, NUDGE) * parameters
+def nudged(parameters: NDArray[np.float64], seed: bytes, profile: Profile) -> NDArray[np.float64]:
+    """Each moved by up to the profile's part of itself, up or down: what machines that round differently may make of
+    them, and more."""
+    return parameters + draw.uniform(draw.stream(b"nudge", seed), parameters.size, NUDGES[profile]) * parameters

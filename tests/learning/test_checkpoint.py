@@ -32,7 +32,16 @@ def test_parameters_have_the_names_that_torch_expects(tmp_path: Path, learner: L
     assert set(DigitsMLP().state_dict()) <= set(load_file(tmp_path / "state"))
 
 
-@pytest.mark.parametrize("content", [b"", b"junk" * 10, (2**60).to_bytes(8, "little") + b"{}"])
+EIGHT_BITS = b'{"x":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
+NOT_SAFETENSORS = [
+    b"",
+    b"junk" * 10,
+    (2**60).to_bytes(8, "little") + b"{}",
+    len(EIGHT_BITS).to_bytes(8, "little") + EIGHT_BITS + bytes(1),
+]
+
+
+@pytest.mark.parametrize("content", NOT_SAFETENSORS, ids=["empty", "junk", "long header", "8-bit floats"])
 def test_checkpoint__reject__not_safetensors(tmp_path: Path, learner: Learner, content: bytes) -> None:
     (tmp_path / "state").write_bytes(content)
     with pytest.raises(StateError, match="not readable as safetensors"):

@@ -240,7 +240,7 @@ def test_what_does_not_decode_is_guilty(tolerant: Learner, state: State, claimed
     assert tolerant.audit(claimed, state, **ASSIGNMENT) is Outcome.GUILTY
 
 
-# --- tolerant: nobody honest loses ---------------------------------------------------------------------------------
+# --- nobody honest loses -------------------------------------------------------------------------------------------
 
 CODES = np.random.default_rng(0).integers(-100, 101, 4096).astype(np.float64)
 CODES[::1024] = 127.0
@@ -288,6 +288,22 @@ def test_where_rounding_decides_nobody_is_guilty() -> None:
         distances.append(replay.relative_distance(single.train(state, **assignment), update, INT8))
         assert single.audit(update, state, **assignment) is not Outcome.GUILTY
         state = double.aggregate(state, [update])
+    assert max(distances) > params.AUDIT_TOLERANCE
+
+
+@pytest.mark.slow
+def test_where_rounding_decides_nobody_is_guilty_under_exact() -> None:
+    """Of a processor of another kind there is only this here: one that rounds each parameter to its neighbour."""
+    learner = Learner(Task(learning_rate=1.0, local_steps=150))
+    state = learner.initial_state()
+    distances = []
+    for round in range(8):
+        assignment = rounds.assignment(round, AUTHOR)
+        rounded = State(parameters=np.nextafter(state.parameters, np.inf), momentum=state.momentum)
+        claimed, update = learner.train(rounded, **assignment), learner.train(state, **assignment)
+        distances.append(replay.relative_distance(claimed, update, INT8))
+        assert learner.audit(claimed, state, **assignment) is not Outcome.GUILTY
+        state = learner.aggregate(state, [update])
     assert max(distances) > params.AUDIT_TOLERANCE
 
 
