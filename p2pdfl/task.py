@@ -94,7 +94,7 @@ class Task(_Table):
     """None: all draw from the whole training set (IID).  Else each author draws from a shard of its own, with class
     proportions from Dirichlet(alpha, ..., alpha), see `learning.shards`."""
     local_steps: int = Field(default=30, ge=1, le=100_000)
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=100_000)
     learning_rate: float = Field(default=0.3, gt=0)
     outer_learning_rate: float = Field(default=1.0, gt=0)
     outer_momentum: float = Field(default=0.0, ge=0, lt=1)
