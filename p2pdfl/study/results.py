@@ -124,38 +124,45 @@ def rows_of(study: Study, rows: Sequence[Row], attack: Attack, rule: str, audits
 
 
 def report(study: Study, rows: Sequence[Row]) -> Group:
-    """What all lines share goes into the title, and what none has is left out: else 80 columns do not hold it."""
-    lines = [
-        _line(attack, rule, audits, found)
-        for audits in study.audits
-        for rule in study.rules
-        for attack in study.attacks
-        if (found := rows_of(study, rows, attack, rule, audits))
-    ]
-    columns = {name: {line[name] for line in lines} for name in (lines[0] if lines else ())}
-    shared = [name for name in ("rule", "audits", "seeds") if len(columns.get(name, ())) == 1]
-    title = [f"{study.name}: {study.byzantine} of {study.peers} peers attack"]
-    title += [f"{name} {lines[0][name]}" for name in shared]
-    table = Table(title=", ".join(title), title_justify="left")
-    shown = [name for name, values in columns.items() if name not in shared and values != {"-"}]
-    for name in shown:
-        is_text = name in ("attack", "rule")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=" " not in name and name != "rule")
-    for line in lines:
-        table.add_row(*(line[name] for name in shown))
+    tables = [table for rule in study.rules if (table := _table(study, rows, rule)) is not None]
     told = [f"honest members banned: {sum(row.honest_banned for row in rows)}"]
     sizes = [row.bytes_per_update for row in rows if row.bytes_per_update is not None]
     told += [f"an honest member's update has {fmean(sizes) / 1000:.1f} kB"] if sizes else []
-    return Group(table, *_bans(study, rows), Text("; ".join(told)))
+    return Group(*tables, *_bans(study, rows), Text("; ".join(told)))
 
 
-def _line(attack: Attack, rule: str, audits: float, found: Sequence[Row]) -> dict[str, str]:
+def _table(study: Study, rows: Sequence[Row], rule: str) -> Table | None:
+    """What all lines share goes into the title, and what none has is left out: else 80 columns do not hold it."""
+    lines = [
+        _line(attack, audits, found)
+        for audits in study.audits
+        for attack in study.attacks
+        if (found := rows_of(study, rows, attack, rule, audits))
+    ]
+    if not lines:
+        return None
+    columns = {name: {line[name] for line in lines} for name in lines[0]}
+    shared = [name for name in ("audits", "seeds") if len(columns[name]) == 1]
+    left_out = {name for name, values in columns.items() if values == {"-"}}
+    if all(attack.behaviour != "backdoor" for attack in study.attacks):
+        left_out.add("backdoor")
+    title = [f"{study.name}: {study.byzantine} of {study.peers} peers attack, rule {rule}"]
+    title += [f"{name} {lines[0][name]}" for name in shared]
+    table = Table(title=", ".join(title), title_justify="left")
+    shown = [name for name in columns if name not in left_out.union(shared)]
+    for name in shown:
+        table.add_column(name, justify="left" if name == "attack" else "right", no_wrap=" " not in name)
+    for line in lines:
+        table.add_row(*(line[name] for name in shown))
+    return table
+
+
+def _line(attack: Attack, audits: float, found: Sequence[Row]) -> dict[str, str]:
     accuracies = [row.accuracy for row in found if row.accuracy is not None]
     backdoors = [row.backdoor_success for row in found if row.backdoor_success is not None]
     after = [row.all_banned_after for row in found if row.all_banned_after is not None]
     return {
         "attack": attack.name,
-        "rule": rule,
         "audits": f"{audits:g}",
         "seeds": str(len(found)),
         "accuracy": _percent(accuracies, fmean),
@@ -176,7 +183,8 @@ def _bans(study: Study, rows: Sequence[Row]) -> list[Table]:
         title=f"rounds until all {study.byzantine} are banned",
         title_justify="left",
         caption="formula: rounds with audits, and those before the first and after the last (docs/audits.md); "
-        "measured: mean and standard error of the runs that banned all; coin flips: BTARD's released experiments",
+        "measured: mean and standard error of the runs that banned all, so too small if some were too "
+        "short for that; coin flips: BTARD's released experiments",
         caption_justify="left",
     )
     table.add_column("attacks")
@@ -234,10 +242,13 @@ def plot(path: Path, study: Study, rows: Sequence[Row]) -> bool:
         return False
     least = min(100 * min(cell) for line in found for cell in line if cell)
     floor = min(80, 10 * math.floor(least / 10))  # so that one point more or less does not look like a difference
-    figure = Figure(figsize=(3 + 1.5 * len(columns) * 2, 1.5 + 0.3 * len(study.attacks)), layout="constrained")
-    for axes, (title, of) in zip(figure.subplots(1, 2, sharey=True), _SUMMARIES.items(), strict=True):
+    beside, below = (2, 1) if len(columns) < 4 else (1, 2)
+    size = ((3 + 1.5 * len(columns)) * beside, (1.5 + 0.3 * len(study.attacks)) * below)
+    figure = Figure(figsize=size, layout="constrained")
+    places = figure.subplots(below, beside)
+    for axes, (title, of) in zip(places, _SUMMARIES.items(), strict=True):
         values = [[100 * of(cell) if cell else math.nan for cell in line] for line in found]
-        axes.imshow(values, vmin=floor, vmax=100, cmap="viridis", aspect="auto")
+        image = axes.imshow(values, vmin=floor, vmax=100, cmap="viridis", aspect="auto")
         for y, line in enumerate(values):
             for x, value in enumerate(line):
                 if not math.isnan(value):
@@ -248,5 +259,6 @@ def plot(path: Path, study: Study, rows: Sequence[Row]) -> bool:
         )
         axes.set_yticks(range(len(study.attacks)), [attack.name for attack in study.attacks], fontsize="small")
         axes.set_title(f"{study.name}: accuracy in %, {title}", fontsize="small")
+    figure.colorbar(image, ax=places, label="%")
     figure.savefig(path, dpi=130)
     return True

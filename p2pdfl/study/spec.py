@@ -27,6 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from p2pdfl import params, tables
 from p2pdfl.behaviours import Deviation, UpdateBehaviour
+from p2pdfl.learning.attacks import DEFAULT_FACTORS
 from p2pdfl.task import Rule, Task
 from p2pdfl.types import Address
 
@@ -46,6 +47,21 @@ class Attack(_Table):
     factor: float | None = None
     from_round: int = Field(default=0, ge=0)
     every: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _uses_all_it_is_given(self) -> Attack:
+        """Else a row would be called by what made no difference."""
+        if self.behaviour == "none" and (self.from_round, self.every) != (0, 1):
+            raise ValueError("none: has no rounds")
+        if self.factor is not None and self.behaviour not in DEFAULT_FACTORS:
+            raise ValueError(f"{self.behaviour}: takes no factor")
+        if (
+            self.behaviour == "delay"
+            and self.factor is not None
+            and not (self.factor >= 1 and self.factor.is_integer())
+        ):
+            raise ValueError("delay: its factor is a whole number of rounds, at least 1")
+        return self
 
     @property
     def name(self) -> str:

@@ -228,12 +228,14 @@ def test_a_study_in_which_nobody_was_banned_reports_no_bans(rows: dict[tuple[str
     assert "rounds until all" not in _printed(report(STUDY, unbanned))
 
 
-def test_80_columns_hold_the_table_of_one_rule(rows: dict[tuple[str, str, float], Row]) -> None:
+def test_80_columns_hold_the_tables(rows: dict[tuple[str, str, float], Row]) -> None:
     found = [replace(row, backdoor_success=0.5, seed=seed) for row in rows.values() for seed in (0, 1)]
-    study = STUDY.model_copy(update={"rules": STUDY.rules[:1], "seeds": (0, 1)})
-    printed = _printed(report(study, found), width=80)
+    attacks = (*STUDY.attacks, Attack(behaviour="backdoor"))
+    printed = _printed(report(STUDY.model_copy(update={"attacks": attacks, "seeds": (0, 1)}), found), width=80)
     assert "…" not in printed
-    assert f"rule {study.rules[0]}, seeds 2" in printed
+    assert "backdoor" in printed
+    for rule in STUDY.rules:
+        assert f"rule {rule}, seeds 2" in printed
     assert "honest members banned: 0" in printed
 
 
