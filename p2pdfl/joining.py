@@ -226,7 +226,7 @@ class _Peer:
                 is_lost = (options.home / STORE_LOST).exists()
                 if is_lost:
                     self._say(
-                        "the store was lost: this peer follows, and signs nothing before an epoch that it sees begin"
+                        "the store was lost: this peer follows, and signs nothing before an epoch that is chosen later"
                     )
                 if not signed:
                     await self._connect(network, genesis, journal)

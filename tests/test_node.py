@@ -11,18 +11,18 @@ import pytest
 import trio
 import trio.testing
 from net.loopback import network
-from nodes import Town, keys_of, learner, measured, member, place, town
+from nodes import Member, Town, keys_of, learner, measured, member, place, town
 
 from p2pdfl import params
 from p2pdfl.codec import body_digest, decode, encode
 from p2pdfl.compute import Compute
 from p2pdfl.learning.learner import State
-from p2pdfl.net import Limits, Network
+from p2pdfl.net import Limits, Network, Refused
 from p2pdfl.net.blobs import PROTOCOL as BLOB_PROTOCOL
 from p2pdfl.node import RESYNC_PROTOCOL, Node, NodeResult
 from p2pdfl.protocol.events import CertificateReceived, Event, PacketReceived, Tick
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
-from p2pdfl.store import Store
+from p2pdfl.store import Store, StoreError
 from p2pdfl.types import Ballot, Certificate, Close, Digest, Envelope, Kind, Packet
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -186,6 +186,40 @@ async def test_an_answer_shows_nothing_that_the_disk_does_not_have_yet(
             may_write.set()
     assert shown
     assert not missing
+
+
+async def test_a_signature_that_the_disk_refused_is_shown_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot is signed anew after a restart."""
+    writing, may_fail = trio.Event(), threading.Event()
+
+    def refuse(store: Store, packet: Packet) -> Packet:
+        trio.from_thread.run_sync(writing.set)
+        may_fail.wait()
+        raise StoreError("database or disk is full")
+
+    monkeypatch.setattr(Store, "put_envelope", refuse)
+
+    async def live(one: Member) -> None:
+        with pytest.RaisesGroup(StoreError, flatten_subgroups=True):
+            await one.live()
+
+    async def ask(one: Member, task: Digest) -> None:
+        with pytest.raises(Refused):
+            await one.node._answer_resync(b"somebody", encode(ResyncRequest(task=task, round=0, have=())))
+
+    with place(tmp_path, measured(members_min=1)) as at:
+        at.register("ada", b"ada's peer id")
+        at.start("ada")
+        async with network("alone") as alone:
+            with member(at, "ada", alone) as one:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(live, one)
+                    await writing.wait()
+                    nursery.start_soon(ask, one, at.task.task_id())
+                    await trio.testing.wait_all_tasks_blocked(0.05)
+                    may_fail.set()
 
 
 async def test_what_a_vote_rests_on_is_taken_up_after_a_restart_with_nobody_to_ask(tmp_path: Path) -> None:
