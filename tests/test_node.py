@@ -222,8 +222,12 @@ async def test_a_signature_that_the_disk_refused_is_shown_to_nobody(
                     may_fail.set()
 
 
-async def test_what_a_vote_rests_on_is_taken_up_after_a_restart_with_nobody_to_ask(tmp_path: Path) -> None:
-    """Else a head that may be closed somewhere could be lost: its voters wait for it, and no other follows it."""
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_what_a_vote_rests_on_is_taken_up_after_a_restart_with_nobody_to_ask(
+    tmp_path: Path, is_known: bool
+) -> None:
+    """Else a head that may be closed somewhere could be lost: its voters wait for it, and no other follows it.
+    is_known: nothing but the notarization is missing, since its packets came again by gossip."""
     payload = Close(head=bytes(32))
     envelope = Envelope(task=bytes(32), epoch=0, round=0, view=0, kind=int(Kind.CLOSE), body=body_digest(payload))
     packet = Packet(envelope=envelope, signature=bytes(64), payload=encode(payload))
@@ -234,13 +238,14 @@ async def test_what_a_vote_rests_on_is_taken_up_after_a_restart_with_nobody_to_a
         at.start("ada")
         async with network("alone") as alone:
             with member(at, "ada", alone) as one:
-                one.node.store.put_notarized(notarization, [packet])
+                one.node.store.put_notarized(notarization, [] if is_known else [packet])
             with member(at, "ada", alone) as one:
                 one.node._inbox, events = trio.open_memory_channel[Event](2)
                 one.run.start(now_ms=one.journal.now_ms)
                 async with trio.open_nursery() as one.node._nursery:
                     one.node._resync(0)
-                assert events.receive_nowait() == PacketReceived(packet=packet, source=None, is_own=False)
+                if not is_known:
+                    assert events.receive_nowait() == PacketReceived(packet=packet, source=None, is_own=False)
                 assert events.receive_nowait() == CertificateReceived(certificate=notarization)
 
 

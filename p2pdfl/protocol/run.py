@@ -109,9 +109,9 @@ class Run:
         self._signed: dict[OwnSlot, Packet] = {_own_slot(packet): packet for packet in signed or ()}
         self._signs_from: Round | None = None if signed is None else 0
         """None: muted (DESIGN 4), since what this key has signed is not known here."""
-        self._muted_at: BlockNumber | None = None
-        """The newest block when that was noticed, once it is known: a list chosen by a later one is of an epoch in
-        which this key has signed nothing."""
+        self._unknown_until: BlockNumber | None = None
+        """The newest block of the first look at the chain, or later, when an unknown envelope was shown.  A list chosen
+        by a later one is of an epoch in which this key has signed nothing that is not known here."""
         self._chain: dict[Digest, ChainSnapshot] = {}
         self._on_chain(start.chain)
         self._chain_block = start.chain.block
@@ -252,8 +252,8 @@ class Run:
             case Replayed():
                 return self._on_replayed(event, now_ms)
             case ChainSeen():
-                if self._signs_from is None and self._muted_at is None:
-                    self._muted_at = event.number
+                if self._unknown_until is None:
+                    self._unknown_until = event.number
                 self._on_chain(event)
             case Tick():
                 pass
@@ -491,7 +491,9 @@ class Run:
         signed = self._signed.get(_own_slot(packet))
         if signed is None or signed.envelope.body != packet.envelope.body:
             self._signs_from = None
-            self._muted_at = self._chain[self._latest_block()].number
+            if self._unknown_until is not None:
+                # else the block that it started from, which may be long past
+                self._unknown_until = self._chain[self._latest_block()].number
 
     # --- rounds -----------------------------------------------------------------
 
@@ -667,7 +669,7 @@ class Run:
         assert epoch is not None, "the head was computed from this list"
         self.epochs[epoch.epoch] = epoch
         number = self._chain[self._chain_block].number
-        if self._signs_from is None and self._muted_at is not None and number > self._muted_at:
+        if self._signs_from is None and self._unknown_until is not None and number > self._unknown_until:
             self._signs_from = epoch.first_round
         return self._members_notice(epoch)
 

@@ -133,6 +133,20 @@ def test_a_store_lost_unnoticed_is_noticed_by_what_others_show() -> None:
     assert world.peers[1].run._signs_from is None
 
 
+def test_a_loss_that_is_noticed_before_the_chain_was_read_counts_from_when_it_is_read() -> None:
+    """Not from the block that it started from: this key may have signed in epochs chosen since."""
+    world = a_world()
+    world.at(75, lambda: world.peers[1].disk.envelopes.clear())
+    world.at(76, lambda: world.reach_chain(is_reachable=False))
+    world.at(76, lambda: world.restart(1))
+    world.run(until_ms=1_000, until=lambda: world.peers[1].run.is_muted)
+    run = world.peers[1].run
+    assert (run.is_muted, run._unknown_until) == (True, None)
+    world.mine(7, world.registrations)
+    world.run(until_ms=world.now_ms + 100)
+    assert run._unknown_until == 7
+
+
 def test_halves_that_are_cut_off_wait_and_go_on_when_the_net_heals() -> None:
     def is_cut(sender: int, receiver: int, now_ms: int) -> bool:
         return 100 < now_ms < 8_000 and (sender < 2) != (receiver < 2)
