@@ -17,7 +17,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-LONG_TESTS := tests/net/hostile tests/net/test_nat.py tests/net/test_circuit.py tests/test_doctor.py \
+LONG_TESTS := tests/net/hostile tests/net/test_nat.py tests/net/peers/test_circuit.py tests/test_doctor.py \
 	tests/scenario/test_long_scenarios.py
 
 .DEFAULT_GOAL := help

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from p2pdfl import params
+from p2pdfl.base import params
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max, gram
 from p2pdfl.learning.quantize import CODINGS, Coding, Quantized
 

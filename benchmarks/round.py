@@ -16,13 +16,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Envelope, Kind
 from p2pdfl.crypto import pvss
 from p2pdfl.crypto.envelope import Domain, Signer, recover
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.learning.learner import Learner, measure
-from p2pdfl.task import Task
-from p2pdfl.types import Envelope, Kind
 
 DOMAIN = Domain(chain_id=1, contract=bytes(20))
 TASK_ID = bytes(32)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from p2pdfl.base.task import Task
 from p2pdfl.learning import data
 from p2pdfl.learning.learner import Learner
-from p2pdfl.task import Task
 
 DATA = {"digits_mlp": "digits", "digits_cnn": "digits", "mnist_cnn": "random_mnist", "cifar10_cnn": "random_cifar10"}
 SHAPES = {"random_mnist": (1, 28, 28), "random_cifar10": (3, 32, 32)}

@@ -11,9 +11,9 @@ import numpy as np
 from rich.console import Console
 from torch import nn
 
+from p2pdfl.base.task import Task
 from p2pdfl.study import Attack, Study, run
 from p2pdfl.study.results import report
-from p2pdfl.task import Task
 
 
 def model() -> nn.Module:
@@ -22,10 +22,10 @@ def model() -> nn.Module:
 
 def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """x_train, y_train, x_test, y_test: the same at every peer, so it draws from a fixed seed."""
-    chance = np.random.Generator(np.random.PCG64(1))
-    angles, classes = chance.uniform(0, np.pi, 1200), np.arange(1200) % 2
+    rng = np.random.Generator(np.random.PCG64(1))
+    angles, classes = rng.uniform(0, np.pi, 1200), np.arange(1200) % 2
     moons = np.stack([np.cos(angles) + classes, np.sin(angles) * (1 - 2 * classes) + classes / 2], axis=1)
-    points = moons + chance.normal(0, 0.15, moons.shape)
+    points = moons + rng.normal(0, 0.15, moons.shape)
     return points[:1000], classes[:1000], points[1000:], classes[1000:]
 
 

@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from p2pdfl import task as task_file
+from p2pdfl.base import task as task_file
+from p2pdfl.base.task import Task
 from p2pdfl.scenario import ledger
 from p2pdfl.scenario.processes import ChainProcess, PeerForge, stop
-from p2pdfl.task import Task
 
 HERE = Path(__file__).parent
 PEER_COUNT = 3

@@ -160,7 +160,7 @@ def _count(text: str) -> int:
 
 def _peer(arguments: list[str]) -> int:
     from p2pdfl import peer
-    from p2pdfl.threads import leave
+    from p2pdfl.base.workers import leave
 
     leave(peer.main(arguments))
 
@@ -190,13 +190,13 @@ def _verify(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from p2pdfl import runtime
+    from p2pdfl.base import preflight
     from p2pdfl.verify.files import Unusable
     from p2pdfl.verify.findings import lines
     from p2pdfl.verify.verification import verify
 
     try:
-        runtime.check()
+        preflight.check()
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             rounds = progress.add_task("rounds", total=None)
             report = verify(
@@ -205,7 +205,7 @@ def _verify(options: argparse.Namespace) -> int:
                 trust_code=options.trust_code,
                 on_round=lambda done, total: progress.update(rounds, completed=done, total=total),
             )
-    except (Unusable, runtime.BrokenInstall) as error:
+    except (Unusable, preflight.BrokenInstall) as error:
         return _complain(str(error), EXIT_USAGE)
     if options.json:
         print(report.model_dump_json(indent=2))
@@ -220,10 +220,10 @@ def _verify(options: argparse.Namespace) -> int:
 def _study(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from p2pdfl.base.task import TaskError
     from p2pdfl.study import command
     from p2pdfl.study.runner import StudyFailed
     from p2pdfl.study.spec import StudyError
-    from p2pdfl.task import TaskError
 
     console = Console()
     if not console.is_terminal:
@@ -248,14 +248,14 @@ def _audits(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from p2pdfl import economics
+    from p2pdfl.protocol import audit_economics
 
     title = f"{options.peers} peers, {options.byzantine} of them Byzantine"
-    table = Table(*economics.HEADINGS, title=title, title_justify="left")
+    table = Table(*audit_economics.HEADINGS, title=title, title_justify="left")
     try:
         for fraction in options.audit_fraction or AUDIT_FRACTIONS:
-            audits = economics.Audits(peers=options.peers, byzantine=options.byzantine, audit_fraction=fraction)
-            table.add_row(*economics.cells(audits))
+            audits = audit_economics.Audits(peers=options.peers, byzantine=options.byzantine, audit_fraction=fraction)
+            table.add_row(*audit_economics.cells(audits))
     except ValueError as error:
         return _complain(str(error), EXIT_USAGE)
     Console().print(table)
@@ -282,14 +282,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _devchain(options: argparse.Namespace) -> int:
-    from p2pdfl.scenario import walk
-    from p2pdfl.task import TaskError
+    from p2pdfl.base.task import TaskError
+    from p2pdfl.scenario import devnet
 
     try:
-        walk.serve(task=options.task, members=options.members, port=options.port, out=options.out)
+        devnet.serve(task=options.task, members=options.members, port=options.port, out=options.out)
     except TaskError as error:
         return _complain(str(error), EXIT_USAGE)
-    except walk.NotServed as error:
+    except devnet.NotServed as error:
         return _complain(str(error), EXIT_FAILED)
     return EXIT_OK
 

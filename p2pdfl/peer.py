@@ -1,4 +1,4 @@
-"""python -m p2pdfl.peer: the flags of one member of a task; what it does is `joining`.
+"""python -m p2pdfl.peer: the flags of one member of a task; what it does is `node.lifecycle`.
 
 What a run needs is imported when it starts: --help is there at once, and a Python that must not run this says so.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from p2pdfl import runtime
+from p2pdfl.base import preflight
 
 if TYPE_CHECKING:
-    from p2pdfl.behaviours import Deviation
+    from p2pdfl.byzantine.machine import Deviation
 
 EXIT_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -25,9 +25,15 @@ FOLLOWERS_MAX = 32
 
 def main(argv: Sequence[str] | None = None) -> int:
     try:
-        runtime.check()
+        preflight.check()
         parsed = _parse(sys.argv[1:] if argv is None else argv)
-        from p2pdfl.joining import Options, live
+        from p2pdfl.node.lifecycle import Options, Parts, live
+
+        parts = Parts()
+        if parsed.byzantine is not None:
+            from p2pdfl.byzantine.process import byzantine_parts
+
+            parts = byzantine_parts(parsed.byzantine)
 
         return live(
             Options(
@@ -42,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 fund=parsed.fund,
                 linger_s=parsed.linger,
                 followers_max=parsed.followers,
-                byzantine=parsed.byzantine,
                 metrics=parsed.metrics,
                 leave_after=parsed.leave,
-            )
+            ),
+            parts,
         )
-    except runtime.BrokenInstall as error:
+    except preflight.BrokenInstall as error:
         print(f"p2pdfl peer: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -140,8 +146,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=_deviation,
         metavar="BEHAVIOUR:FROM_ROUND[:FACTOR][:every=ROUNDS][:with=ADDRESS,...]",
         help="cheat, to try out the defences: sign_flip:3 sends flipped updates from round 3 on, ipm:3:0.1:every=5 in "
-        "each fifth round; with= names colluders, whom it shields (what each does: `p2pdfl/behaviours.py` "
-        "and `p2pdfl/learning/attacks.py`)",
+        "each fifth round; with= names colluders, whom it shields (what each does: `p2pdfl/byzantine/machine.py` "
+        "and `p2pdfl/byzantine/attacks.py`)",
     )
     return parser.parse_args(list(argv))
 
@@ -169,13 +175,13 @@ def _round(text: str) -> int:
 
 
 def _listen_address(text: str) -> str:
-    from p2pdfl.net.addresses import listen_address
+    from p2pdfl.net.peers.addresses import listen_address
 
     return _address(listen_address, text)
 
 
 def _announced_address(text: str) -> str:
-    from p2pdfl.net.addresses import announced_address
+    from p2pdfl.net.peers.addresses import announced_address
 
     return _address(announced_address, text)
 
@@ -188,13 +194,13 @@ def _metrics_address(text: str) -> tuple[str, int]:
 
 
 def _bootstrap_address(text: str) -> str:
-    from p2pdfl.net.addresses import bootstrap_peer
+    from p2pdfl.net.peers.addresses import bootstrap_peer
 
     return _address(bootstrap_peer, text)
 
 
 def _relay_address(text: str) -> str:
-    from p2pdfl.net.addresses import relay_peer
+    from p2pdfl.net.peers.addresses import relay_peer
 
     return _address(relay_peer, text)
 
@@ -208,7 +214,7 @@ def _address(check: Callable[[str], object], text: str) -> str:
 
 
 def _deviation(text: str) -> Deviation:
-    from p2pdfl.behaviours import Deviation
+    from p2pdfl.byzantine.machine import Deviation
 
     try:
         return Deviation.parse(text)
@@ -217,6 +223,6 @@ def _deviation(text: str) -> Deviation:
 
 
 if __name__ == "__main__":
-    from p2pdfl.threads import leave
+    from p2pdfl.base.workers import leave
 
     leave(main())

@@ -27,14 +27,16 @@ from libp2p.peer.peerstore import create_signed_peer_record
 from libp2p.utils.varint import encode_varint_prefixed
 from multiaddr import Multiaddr
 from net.loopback import seed
-from nodes import Place, keys_of, measured, place
+from node.nodes import Place, keys_of, measured, place
 from test_peer import Peer
 
-from p2pdfl import cli, task
+from p2pdfl import cli
+from p2pdfl.base import task
+from p2pdfl.base.task import Task, TaskFile
 from p2pdfl.doctor.examination import Options, examine
 from p2pdfl.doctor.finding import Finding, Level
-from p2pdfl.net import Network, adapter, open_network
-from p2pdfl.task import Task, TaskFile
+from p2pdfl.net import Network, open_network
+from p2pdfl.net.libp2p import adapter
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import measured, place
+from node.nodes import measured, place
 
-from p2pdfl import peer, task
-from p2pdfl.store import Store
-from p2pdfl.task import TaskFile
+from p2pdfl import peer
+from p2pdfl.base import task
+from p2pdfl.base.task import TaskFile
+from p2pdfl.node.store import Store
 
 Run = Callable[..., tuple[int, str]]
 

@@ -15,7 +15,20 @@ from web3 import Web3
 from web3.exceptions import BlockNotFound
 from web3.types import BlockIdentifier, Wei
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.task import Deployment, Task
+from p2pdfl.base.types import (
+    Address,
+    Certificate,
+    Digest,
+    EquivocationProof,
+    Head,
+    Outcome,
+    Point,
+    Registration,
+    Signature,
+    VerdictProof,
+)
 from p2pdfl.chain.contract import (
     Event,
     artefact,
@@ -30,19 +43,6 @@ from p2pdfl.chain.rpc import BadAnswer, ChainError, HttpRpc, usable_answer
 from p2pdfl.chain.sender import Receipt, Sender
 from p2pdfl.crypto import group
 from p2pdfl.crypto.envelope import Domain
-from p2pdfl.task import Deployment, Task
-from p2pdfl.types import (
-    Address,
-    Certificate,
-    Digest,
-    EquivocationProof,
-    Head,
-    Outcome,
-    Point,
-    Registration,
-    Signature,
-    VerdictProof,
-)
 
 EVENT_BLOCKS_MAX = 1_000
 """Blocks per eth_getLogs: public nodes refuse long ranges."""

@@ -12,8 +12,8 @@ from typing import Any, cast
 from eth_typing import ABI
 from eth_utils.address import to_canonical_address
 
-from p2pdfl.task import Task
-from p2pdfl.types import Address, Ballot, BlockNumber, Digest, Head, Point, Registration, Signature
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Address, Ballot, BlockNumber, Digest, Head, Point, Registration, Signature
 
 EVIDENCE_EQUIVOCATION = 5
 """`Slashed.evidence` for equivocation; a verdict's is its `types.Outcome`."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from p2pdfl import bounded_json
+from p2pdfl.base import bounded_json
 from p2pdfl.chain.evm import Evm, JsonValue, RpcError
 
 HOST = "127.0.0.1"

@@ -19,7 +19,7 @@ from web3.exceptions import ContractLogicError, Web3Exception, Web3RPCError
 from web3.providers.base import JSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
-from p2pdfl import bounded_json
+from p2pdfl.base import bounded_json
 
 CONNECT_S = 3.0
 ANSWER_S = 15.0

@@ -20,8 +20,8 @@ from web3 import Web3
 from web3.exceptions import TransactionNotFound, Web3RPCError
 from web3.types import TxParams, Wei
 
+from p2pdfl.base.types import Address, Digest
 from p2pdfl.chain.rpc import BadAnswer, ChainUnreachable, Refused, Reverted, rpc_message, usable_answer
-from p2pdfl.types import Address, Digest
 
 GAS_MARGIN_PERCENT = 20
 """On top of the estimate: it was exact when measured, but state may change before the transaction is mined."""

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from p2pdfl.base.types import Digest, Entropy, Point, Scalar
 from p2pdfl.crypto import group, transcript
 from p2pdfl.crypto.batch import find_culprits
-from p2pdfl.types import Digest, Entropy, Point, Scalar
 
 _CHALLENGE = "p2pdfl/dleq/1"
 

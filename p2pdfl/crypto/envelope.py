@@ -16,8 +16,8 @@ from hashlib import sha256
 from coincurve import PrivateKey, PublicKey
 from eth_utils.crypto import keccak
 
+from p2pdfl.base.types import Address, Digest, Envelope, Head, Point, Signature
 from p2pdfl.crypto import group
-from p2pdfl.types import Address, Digest, Envelope, Head, Point, Signature
 
 NAME = "p2pdfl"
 VERSION = "1"

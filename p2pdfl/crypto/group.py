@@ -16,7 +16,7 @@ from coincurve import PublicKey
 from petlib.bn import Bn
 from petlib.ec import EcGroup, EcPt
 
-from p2pdfl.types import Entropy, Point, Scalar
+from p2pdfl.base.types import Entropy, Point, Scalar
 
 if not __debug__:
     # Under -O petlib checks no return code: a failed sum is silently the point at infinity, and proofs pass.

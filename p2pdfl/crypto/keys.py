@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from p2pdfl.base.types import Address, Point, Scalar
 from p2pdfl.crypto import group
 from p2pdfl.crypto.envelope import Signer
-from p2pdfl.types import Address, Point, Scalar
 
 SEED_BYTES = 32
 

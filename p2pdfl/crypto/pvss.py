@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from p2pdfl.base.types import Address, Dealing, Digest, Entropy, Point, Scalar, Share
 from p2pdfl.crypto import dleq, group, transcript
 from p2pdfl.crypto.batch import find_culprits
-from p2pdfl.types import Address, Dealing, Digest, Entropy, Point, Scalar, Share
 
 _DEALING_CONTEXT = "p2pdfl/pvss/dealing-context/1"
 _DEALING_CHALLENGE = "p2pdfl/pvss/dealing/1"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+from p2pdfl.base.types import Digest
 from p2pdfl.crypto import group
-from p2pdfl.types import Digest
 
 
 def digest(domain: str, *parts: bytes) -> Digest:

@@ -10,17 +10,18 @@ from typing import Any
 
 import trio
 
-from p2pdfl import status, threads
+from p2pdfl.base import workers
+from p2pdfl.base.task import TaskFile
+from p2pdfl.base.types import Registration
 from p2pdfl.doctor import machine, others, registry
 from p2pdfl.doctor.finding import Finding, failed, warning
-from p2pdfl.net.addresses import announced_address, listen_address
 from p2pdfl.net.host import Network, is_peer_id, open_network
-from p2pdfl.net.limits import Limits
-from p2pdfl.net.probe import Failure
-from p2pdfl.net.reachability import DIAL_BACK_PROTOCOL, Reachability, ask_about
+from p2pdfl.net.limits.bounds import Limits
+from p2pdfl.net.peers.addresses import announced_address, listen_address
+from p2pdfl.net.peers.probe import Failure
+from p2pdfl.net.peers.reachability import DIAL_BACK_PROTOCOL, Reachability, ask_about
 from p2pdfl.net.requests import Refused
-from p2pdfl.task import TaskFile
-from p2pdfl.types import Registration
+from p2pdfl.node import status_file
 
 PROBE_S = 5.0
 """One address, from name to handshake."""
@@ -67,7 +68,7 @@ async def examine(options: Options, tell: Callable[[Finding], None]) -> None:
         file, finding = machine.task(path)
         tell(finding)
     if file is not None and file.chain is not None:
-        seen = await threads.run(registry.look, file.chain, file.task, peer.address)
+        seen = await workers.run(registry.look, file.chain, file.task, peer.address)
         registrations = seen.registrations
         for finding in seen.findings:
             tell(finding)
@@ -170,7 +171,7 @@ async def _reachable(network: Network, options: Options, peer: _Peer) -> list[Fi
     found = await ask_about(network, asked, subject, direct, limits=Limits())
     if found.asked:
         return others.reachability(found, is_now=True)
-    if options.home is not None and (told := _told(status.last_event(options.home, "reachability"))) is not None:
+    if options.home is not None and (told := _told(status_file.last_event(options.home, "reachability"))) is not None:
         return others.reachability(told, is_now=False)
     return [
         warning(
@@ -182,7 +183,7 @@ async def _reachable(network: Network, options: Options, peer: _Peer) -> list[Fi
 
 
 def _peer_of(home: Path | None) -> _Peer:
-    facts = status.read_object(home / "address.json") if home is not None else {}
+    facts = status_file.read_object(home / "address.json") if home is not None else {}
     peer_id, address, path = facts.get("peer_id"), facts.get("address"), facts.get("task")
     return _Peer(
         peer_id=peer_id.encode() if isinstance(peer_id, str) and is_peer_id(peer_id.encode()) else None,
@@ -191,7 +192,7 @@ def _peer_of(home: Path | None) -> _Peer:
         listening=_texts(facts.get("listening")),
         bootstrap=_texts(facts.get("bootstrap")),
         task=Path(path) if isinstance(path, str) else None,
-        is_running=home is not None and status.of_running(home) is not None,
+        is_running=home is not None and status_file.of_running(home) is not None,
     )
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from multiaddr import Multiaddr
 
-from p2pdfl import runtime, status
+from p2pdfl.base import preflight
+from p2pdfl.base.task import TaskError, TaskFile, load
 from p2pdfl.doctor.finding import Finding, failed, ok, warning
-from p2pdfl.net import adapter
-from p2pdfl.net.addresses import ip_of, is_wildcard, port_of
-from p2pdfl.net.limits import Limits
-from p2pdfl.net.probe import Failure, probe
-from p2pdfl.task import TaskError, TaskFile, load
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.limits.bounds import Limits
+from p2pdfl.net.peers.addresses import ip_of, is_wildcard, port_of
+from p2pdfl.net.peers.probe import Failure, probe
+from p2pdfl.node import status_file
 
 OTHER_FILES = 64
 """Open files besides connections: store, journal, chain, libraries."""
@@ -28,9 +29,9 @@ OTHER_FILES = 64
 
 def installation() -> Iterator[Finding]:
     try:
-        runtime.check()
+        preflight.check()
         adapter.check_version()
-    except runtime.BrokenInstall as error:
+    except preflight.BrokenInstall as error:
         yield failed("installation", str(error), "repair it as said, then start again")
     except adapter.UnsupportedLibp2p as error:
         yield failed("installation", str(error), f"pip install libp2p=={adapter.LIBP2P_VERSION}")
@@ -58,7 +59,7 @@ def home(path: Path) -> Iterator[Finding]:
 
 def running(path: Path, others: int | None) -> Iterator[Finding]:
     """others: how many are registered besides this peer, None if the chain does not say."""
-    found = status.of_running(path)
+    found = status_file.of_running(path)
     if found is None:
         yield warning("peer", "none runs in this home", "start it with `p2pdfl peer`; what follows is seen without it")
         return

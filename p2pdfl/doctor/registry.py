@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from p2pdfl.base.task import Deployment, Task
+from p2pdfl.base.types import Address, Registration
 from p2pdfl.chain.client import ChainClient, WrongContract
 from p2pdfl.chain.rpc import ChainError, ChainUnreachable
 from p2pdfl.doctor.finding import Finding, failed, ok, warning
-from p2pdfl.task import Deployment, Task
-from p2pdfl.types import Address, Registration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from p2pdfl.base.task import CLIP, NNM
 from p2pdfl.learning import weights
 from p2pdfl.learning.quantize import CODE_MAX, Quantized
 from p2pdfl.learning.weights import Matrix, Vector
-from p2pdfl.task import CLIP, NNM
 
 _BLOCK_BYTES = 1 << 22
 """What is worked on at a time, so that it stays in the cache; at least one chunk of every update."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import zstandard
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
-from p2pdfl import params
-from p2pdfl.codec import Malformed
+from p2pdfl.base import params
+from p2pdfl.base.codec import Malformed
 from p2pdfl.learning.quantize import HEADER_BYTES, Coding, Header, check_header
 
 _MAGIC = bytes.fromhex("28b52ffd")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from p2pdfl.base.task import TaskError
+from p2pdfl.base.types import Digest
 from p2pdfl.learning import draw, images, sources
 from p2pdfl.learning.resolve import call
-from p2pdfl.task import TaskError
-from p2pdfl.types import Digest
 
 DIGITS_TRAIN_COUNT = 1437
 """Of 1797; the other 360 are the test set."""

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl.task import TaskError
+from p2pdfl.base.task import TaskError
 
 FOLDER_VARIABLE = "P2PDFL_DATA"
 FOLDER_DEFAULT = "data"

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from p2pdfl import params
-from p2pdfl.codec import Malformed
+from p2pdfl.base import params
+from p2pdfl.base.codec import Malformed
+from p2pdfl.base.task import Task, TaskError
+from p2pdfl.base.types import ZERO_DIGEST, Address, Digest, Outcome
 from p2pdfl.learning import checkpoint, compression, data, models, profiles, quantize, replay, train
 from p2pdfl.learning.aggregate import aggregate
 from p2pdfl.learning.checkpoint import StateError
 from p2pdfl.learning.quantize import Header, Quantized
 from p2pdfl.learning.shards import SHARD_DIVISOR, shard
 from p2pdfl.learning.state import State, outer_step
-from p2pdfl.task import Task, TaskError
-from p2pdfl.types import ZERO_DIGEST, Address, Digest, Outcome
 
 __all__ = [
     "DigestMismatch",

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.task import TaskError
 from p2pdfl.learning import draw
 from p2pdfl.learning.networks import BUILT_IN
 from p2pdfl.learning.quantize import INT8
 from p2pdfl.learning.resolve import call
-from p2pdfl.task import TaskError
 
 
 class ModelError(TaskError):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from p2pdfl.task import Profile
+from p2pdfl.base.task import Profile
 
 _ALL_THREADS = torch.get_num_threads()
 """What torch takes by itself, OMP_NUM_THREADS if that is set."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl.codec import Malformed
-from p2pdfl.types import Address, Digest
+from p2pdfl.base.codec import Malformed
+from p2pdfl.base.types import Address, Digest
 
 EXPONENT_MIN = -64
 """Coordinates below 2^-65 become zero: far below any useful step, far above what squares to a float64 denormal."""

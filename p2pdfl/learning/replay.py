@@ -7,13 +7,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl import params
-from p2pdfl.codec import Malformed
+from p2pdfl.base import params
+from p2pdfl.base.codec import Malformed
+from p2pdfl.base.task import Profile
+from p2pdfl.base.types import Outcome
 from p2pdfl.learning import draw
 from p2pdfl.learning.aggregate import gram
 from p2pdfl.learning.quantize import Coding, header_of, parse
-from p2pdfl.task import Profile
-from p2pdfl.types import Outcome
 
 NUDGES: dict[Profile, float] = {"exact": 2.0**-50, "tolerant": 2.0**-21}
 """Of a parameter: four roundings of float64, and of float32."""

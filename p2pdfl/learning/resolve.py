@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from p2pdfl.task import TaskError
+from p2pdfl.base.task import TaskError
 
 _FAILURES = (
     ArithmeticError,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl.task import TaskError
+from p2pdfl.base.task import TaskError
 
 CONTEXT = 64
 """Characters in an example."""

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl.types import Digest
+from p2pdfl.base.types import Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

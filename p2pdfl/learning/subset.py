@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl import params
+from p2pdfl.base import params
 
 
 class _OutOfSteps(Exception):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pdfl import params
+from p2pdfl.base import params
 from p2pdfl.learning.subset import minimum_diameter_subset
 
 Vector = NDArray[np.float64]

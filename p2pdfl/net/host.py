@@ -21,20 +21,27 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import adapter
-from p2pdfl.net.addresses import CIRCUIT, announced_address, bootstrap_peer, listen_address, relay_of, relay_peer
-from p2pdfl.net.blobs import Blobs, BlobSource
-from p2pdfl.net.circuit import HOP, STOP, Behind, CircuitTransport, Relaying
-from p2pdfl.net.discovery import Discovery
-from p2pdfl.net.followers import Followers
-from p2pdfl.net.gate import Gate
-from p2pdfl.net.guard import Guard
-from p2pdfl.net.limits import Limits
-from p2pdfl.net.pubsub import Gossip
-from p2pdfl.net.reachability import DialBack
-from p2pdfl.net.remembered import Remembered
+from p2pdfl.base.types import Entropy
+from p2pdfl.net.blobs.service import Blobs, BlobSource
+from p2pdfl.net.gossip.listeners import Listeners
+from p2pdfl.net.gossip.pubsub import Gossip
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.limits.bounds import Limits
+from p2pdfl.net.limits.connection_gater import ConnectionGater
+from p2pdfl.net.limits.resource_manager import ResourceManager
+from p2pdfl.net.peers.address_book import AddressBook
+from p2pdfl.net.peers.addresses import (
+    CIRCUIT,
+    announced_address,
+    bootstrap_peer,
+    listen_address,
+    relay_of,
+    relay_peer,
+)
+from p2pdfl.net.peers.circuit import HOP, STOP, Behind, CircuitTransport, Relaying
+from p2pdfl.net.peers.discovery import Discovery
+from p2pdfl.net.peers.reachability import DialBack
 from p2pdfl.net.requests import Handle, Requests
-from p2pdfl.types import Entropy
 
 SHA256_MULTIHASH = b"\x12\x20"
 """What a sha256 digest starts with as a multihash."""
@@ -59,7 +66,7 @@ async def open_network(
     topic: str,
     blob_source: BlobSource = holds_nothing,
     announce: Sequence[str] = (),
-    remembered: Path | None = None,
+    address_book: Path | None = None,
     via: Sequence[str] = (),
     relay: bool = False,
     entropy: Entropy = secrets.token_bytes,
@@ -81,7 +88,7 @@ async def open_network(
     announced = [announced_address(text) for text in announce]
     relays = [*via, *(through for text in bootstrap if (through := relay_of(text)))]
     bootstrap_peers = [bootstrap_peer(text) for text in bootstrap] + [relay_peer(text) for text in relays]
-    memory = Remembered(remembered, counters)
+    memory = AddressBook(address_book, counters)
 
     def create_host() -> BasicHost:
         circuits = CircuitTransport()
@@ -239,9 +246,9 @@ class Network:
         self._entropy = entropy
         self._limits = limits
         self._admitted: list[ID] | None = None
-        self._followers = Followers(limits)
-        self._guard = Guard(limits=limits, counters=counters)
-        self._gate = Gate(host, self._guard, limits=limits, counters=counters)
+        self._followers = Listeners(limits)
+        self._resource_manager = ResourceManager(limits=limits, counters=counters)
+        self._gater = ConnectionGater(host, self._resource_manager, limits=limits, counters=counters)
         self.counters = counters
         """bytes_sent and bytes_received at the socket, messages and copies of gossip, `refused: <reason>`,
         `offence: <reason>`, `contained: <where>`."""
@@ -250,7 +257,7 @@ class Network:
             host,
             lambda peer: self._gossip.is_admitted(peer),
             self._followers,
-            self._guard,
+            self._resource_manager,
             limits=limits,
             counters=counters,
         )
@@ -277,7 +284,7 @@ class Network:
         Raises ValueError for what is not a peer id.
         """
         self._admitted = peers = [_peer(text) for text in peer_ids]
-        self._guard.admit(peers)
+        self._resource_manager.admit(peers)
         adapter.protect(self._host, peers)
         self._gossip.admit(peers)
         self._discovery.admit(peers)
@@ -292,19 +299,19 @@ class Network:
     def blame(self, peer_id: bytes, reason: str) -> None:
         """For what the peer signed or answered, if `blame.OFFENCES` calls it an offence; enough of them and the peer is
         cut off and refused for a time."""
-        self._guard.blame(_peer(peer_id), reason)
+        self._resource_manager.blame(_peer(peer_id), reason)
 
     def gauges(self) -> dict[str, int]:
         """What there is now, beside the counters of what has been."""
         return {
             "peers": len(self._gossip.reachable()),
-            "connections": self._gate.connection_count,
-            "streams": self._gate.stream_count,
+            "connections": self._gater.connection_count,
+            "streams": self._gater.stream_count,
             "inbox_messages": len(self.incoming),
             "inbox_bytes": self.incoming.bytes,
             "reply_bytes": self._requests.held_bytes,
-            "refused_peers": len(self._guard.refused_peers()),
-            "refused_addresses": len(self._guard.refused_addresses()),
+            "refused_peers": len(self._resource_manager.refused_peers()),
+            "refused_addresses": len(self._resource_manager.refused_addresses()),
         }
 
     def connected(self) -> set[bytes]:
@@ -377,7 +384,7 @@ class Network:
             self._host,
             self._topic,
             self._followers,
-            self._guard,
+            self._resource_manager,
             entropy=self._entropy,
             limits=self._limits,
             counters=self.counters,
@@ -387,7 +394,7 @@ class Network:
         """A new host takes over; what the node holds of this object stays valid."""
         before = self._gossip
         self._host = host
-        self._gate = Gate(host, self._guard, limits=self._limits, counters=self.counters)
+        self._gater = ConnectionGater(host, self._resource_manager, limits=self._limits, counters=self.counters)
         self._gossip = self._create_gossip()
         self._gossip.carry_on(before)
         if self._admitted is not None:

@@ -19,10 +19,10 @@ from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 
-from p2pdfl.net import adapter
-from p2pdfl.net.followers import Followers
-from p2pdfl.net.guard import Guard
-from p2pdfl.net.limits import Limits
+from p2pdfl.net.gossip.listeners import Listeners
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.limits.bounds import Limits
+from p2pdfl.net.limits.resource_manager import ResourceManager
 
 Handle = Callable[[bytes, bytes], Awaitable[bytes]]
 """(the asking peer's id in base58 text, the request) -> the reply."""
@@ -48,14 +48,14 @@ class Requests:
         self,
         host: BasicHost,
         is_admitted: Callable[[ID], bool],
-        followers: Followers,
-        guard: Guard,
+        followers: Listeners,
+        resource_manager: ResourceManager,
         *,
         limits: Limits,
         counters: Counter[str],
     ) -> None:
         self._host = host
-        self._guard = guard
+        self._resource_manager = resource_manager
         self._is_admitted = is_admitted
         self._followers = followers
         self._limits = limits
@@ -156,7 +156,7 @@ class Requests:
             raise _NoRoom
         self.held_bytes += len(reply)
         try:
-            wait_s = self._guard.serve_after_s(peer, len(reply))
+            wait_s = self._resource_manager.serve_after_s(peer, len(reply))
             if wait_s > 0:
                 await trio.sleep(wait_s)
             await _write(stream, reply)
@@ -166,7 +166,7 @@ class Requests:
     def refuse(self, peer: ID, reason: str) -> None:
         """Counts it, and blames the peer if it is a fault."""
         self._counters[f"refused: {reason}"] += 1
-        self._guard.blame(peer, reason)
+        self._resource_manager.blame(peer, reason)
 
     def _reason_to_refuse(self, peer: ID) -> str | None:
         if peer in self._followers:

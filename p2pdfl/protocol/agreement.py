@@ -14,11 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p2pdfl import params
-from p2pdfl.codec import body_digest
-from p2pdfl.crypto.envelope import BadSignature, Domain, recover
-from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.codec import body_digest
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Ballot,
     Certificate,
@@ -32,6 +30,8 @@ from p2pdfl.types import (
     Signature,
     View,
 )
+from p2pdfl.crypto.envelope import BadSignature, Domain, recover
+from p2pdfl.protocol.membership import EpochMembers
 
 
 def is_certificate(certificate: Certificate, domain: Domain, task: Digest, epoch: EpochMembers) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeVar
 
-from p2pdfl.types import Address, Digest, MemberIndex, Round
+from p2pdfl.base import params
+from p2pdfl.base.types import Address, Digest, MemberIndex, Round
 
 T = TypeVar("T")
 
@@ -99,3 +100,10 @@ class _Draws:
             value = int.from_bytes(block[:8], "big")
             if value < limit:
                 return value % bound
+
+
+def turn_ms(assignment: Assignment, member: MemberIndex | None) -> int | None:
+    """How long this member leaves a chain transaction to those before it in the leader order; None: not its duty."""
+    if member is None or member not in assignment.leaders:
+        return None
+    return assignment.leaders.index(member) * params.ANCHOR_STAGGER_MS

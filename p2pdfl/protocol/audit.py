@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p2pdfl import params
-from p2pdfl.codec import body_digest
-from p2pdfl.crypto.envelope import BadSignature, Domain, recover
-from p2pdfl.protocol.assignment import Assignment
-from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.codec import body_digest
+from p2pdfl.base.types import (
     Accuse,
     Ballot,
     Digest,
@@ -29,6 +26,9 @@ from p2pdfl.types import (
     VerdictProof,
     View,
 )
+from p2pdfl.crypto.envelope import BadSignature, Domain, recover
+from p2pdfl.protocol.assignment import Assignment
+from p2pdfl.protocol.membership import EpochMembers
 
 
 def judge_envelope(task: Digest, entry: VerdictEntry) -> Envelope:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 
+from p2pdfl.base.types import Address, Dealing, Digest, MemberIndex, Point, Round, Share
 from p2pdfl.crypto import pvss
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.sharing import Sharing
-from p2pdfl.types import Address, Dealing, Digest, MemberIndex, Point, Round, Share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,20 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from p2pdfl import params
-from p2pdfl.codec import Malformed, decode_payload, digest_of
-from p2pdfl.crypto import group, pvss
-from p2pdfl.crypto.envelope import BadSignature, head_digest, list_hash, recover
-from p2pdfl.protocol.agreement import is_certificate
-from p2pdfl.protocol.beacon import FixedDealings, fix_dealings
-from p2pdfl.protocol.docket import Docket
-from p2pdfl.protocol.events import ChainSeen
-from p2pdfl.protocol.history import ClosedRound, ListedRound, compute_context
-from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.protocol.setup import Terms
-from p2pdfl.protocol.start import Genesis, Start, at_genesis
-from p2pdfl.task import Task
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.codec import Malformed, decode_payload, digest_of
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import (
     Address,
     Certificate,
     Checkpoint,
@@ -50,6 +40,16 @@ from p2pdfl.types import (
     Share,
     Wire,
 )
+from p2pdfl.crypto import group, pvss
+from p2pdfl.crypto.envelope import BadSignature, head_digest, list_hash, recover
+from p2pdfl.protocol.agreement import is_certificate
+from p2pdfl.protocol.beacon import FixedDealings, fix_dealings
+from p2pdfl.protocol.config import RunConfig
+from p2pdfl.protocol.events import ChainSeen
+from p2pdfl.protocol.evidence_pool import EvidencePool
+from p2pdfl.protocol.history import ClosedRound, ListedRound, compute_context
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.start import Genesis, Start, at_genesis
 
 BANNED_EARLIER = "earlier"
 """Kind of evidence of a ban from before a checkpoint: who was banned is agreed on, and why is not handed on."""
@@ -121,13 +121,13 @@ def make_checkpoint(
     *,
     epochs: Mapping[Epoch, EpochMembers],
     closed: Mapping[Round, ClosedRound],
-    docket: Docket,
+    evidence_pool: EvidencePool,
     banned: frozenset[Address],
 ) -> Checkpoint:
     """banned: after the epoch's last round."""
     rounds = [closed[round] for round in rounds_of(task, epoch)]
     # nobody is banned twice
-    lately = {address for each in rounds for address in docket.bans(each.contents)}
+    lately = {address for each in rounds for address in evidence_pool.bans(each.contents)}
     return Checkpoint(
         epoch=epoch,
         lists=tuple(epochs[number].addresses for number in epochs_of(task, epoch)),
@@ -155,38 +155,38 @@ def named_block(checkpoint: Checkpoint) -> Digest:
 
 
 def restore(
-    terms: Terms, genesis: Genesis, checkpoint: Checkpoint, anchored: Anchored, named: ChainSeen | None
+    config: RunConfig, genesis: Genesis, checkpoint: Checkpoint, anchored: Anchored, named: ChainSeen | None
 ) -> Start:
     """Where the epoch after the anchored one begins.
 
     named: the confirmed block `named_block`, None if the chain has no such.  Raises BadCheckpoint for anything that
     is not exactly what the chain and the members' signatures say."""
     try:
-        return _restore(terms, genesis, checkpoint, anchored, named)
+        return _restore(config, genesis, checkpoint, anchored, named)
     except (BadSignature, Malformed, group.InvalidPoint, pvss.TooFewShares) as error:
         raise BadCheckpoint(str(error)) from error
 
 
 def _restore(
-    terms: Terms, genesis: Genesis, checkpoint: Checkpoint, anchored: Anchored, named: ChainSeen | None
+    config: RunConfig, genesis: Genesis, checkpoint: Checkpoint, anchored: Anchored, named: ChainSeen | None
 ) -> Start:
-    task, epoch = terms.task, checkpoint.epoch
+    task, epoch = config.task, checkpoint.epoch
     _ensure(epoch == anchored.epoch and epoch + 1 < task.epoch_count, "of another epoch")
     rounds = rounds_of(task, epoch)
     _ensure(len(checkpoint.rounds) == len(rounds), "more or fewer rounds")
     epochs = _epochs(task, checkpoint, anchored)
     opened = [
-        _open(terms, epochs[task.epoch_of(round)], round, found)
+        _open(config, epochs[task.epoch_of(round)], round, found)
         for round, found in zip(rounds, checkpoint.rounds, strict=True)
     ]
-    before = at_genesis(terms, genesis) if rounds[0] == 0 else None
+    before = at_genesis(config, genesis) if rounds[0] == 0 else None
     _check_chain(opened, None if before is None else before.head, anchored.head)
     last = opened[-1].head
     if named is None or named.block != last.chain_block:
         raise UnknownBlock("its head names a block that the chain does not have")
     banned = dict.fromkeys(checkpoint.banned, BANNED_EARLIER)
     _ensure(tuple(sorted(banned)) == checkpoint.banned, "the banned are out of order")
-    retraced = _Retraced(terms, epochs, banned, before)
+    retraced = _Retraced(config, epochs, banned, before)
     for each in opened:
         retraced.take(each)
     return Start(
@@ -245,19 +245,19 @@ def _epochs(task: Task, checkpoint: Checkpoint, anchored: Anchored) -> dict[Epoc
     return epochs
 
 
-def _open(terms: Terms, epoch: EpochMembers, round: Round, found: CheckpointRound) -> _Opened:
+def _open(config: RunConfig, epoch: EpochMembers, round: Round, found: CheckpointRound) -> _Opened:
     propose, certificate = _proposed(found.proposal), found.certificate
     contents, digest = propose.contents, head_digest(propose.head)
-    _check_slot(terms, epoch, round, found.proposal, Kind.PROPOSE)
+    _check_slot(config, epoch, round, found.proposal, Kind.PROPOSE)
     _ensure(propose.head.contents == digest_of(contents), "contents are not the head's")
     _ensure(
         (certificate.round, certificate.kind, certificate.head) == (round, Kind.CLOSE, digest)
-        and is_certificate(certificate, terms.domain, terms.task_id, epoch),
+        and is_certificate(certificate, config.domain, config.task_id, epoch),
         "a head without its certificate",
     )
     commits = []
     for packet in found.commits:
-        sender = _check_slot(terms, epoch, round, packet, Kind.COMMIT)
+        sender = _check_slot(config, epoch, round, packet, Kind.COMMIT)
         commit = decode_payload(packet)
         assert isinstance(commit, Commit), "the slot's kind is COMMIT"
         commits.append((CommitEntry(member=sender, body=packet.envelope.body), commit))
@@ -284,11 +284,11 @@ def _proposed(packet: Packet) -> Propose:
     return payload
 
 
-def _check_slot(terms: Terms, epoch: EpochMembers, round: Round, packet: Packet, kind: Kind) -> MemberIndex:
+def _check_slot(config: RunConfig, epoch: EpochMembers, round: Round, packet: Packet, kind: Kind) -> MemberIndex:
     """Who signed it."""
     envelope = packet.envelope
     of = Envelope(
-        task=terms.task_id,
+        task=config.task_id,
         epoch=epoch.epoch,
         round=round,
         view=0 if kind is Kind.COMMIT else envelope.view,
@@ -296,7 +296,7 @@ def _check_slot(terms: Terms, epoch: EpochMembers, round: Round, packet: Packet,
         body=envelope.body,
     )
     _ensure(envelope == of, "a packet of another round")
-    sender = epoch.indices.get(recover(terms.domain, envelope, packet.signature))
+    sender = epoch.indices.get(recover(config.domain, envelope, packet.signature))
     if sender is None:
         raise BadCheckpoint("a packet by no member")
     return sender
@@ -314,16 +314,16 @@ class _Retraced:
     """What the rounds of a checkpoint give, taken one after the other."""
 
     def __init__(
-        self, terms: Terms, epochs: dict[Epoch, EpochMembers], banned: dict[Address, str], before: Start | None
+        self, config: RunConfig, epochs: dict[Epoch, EpochMembers], banned: dict[Address, str], before: Start | None
     ) -> None:
         """before: where the first round begins if that is round 0."""
         self.banned = banned
         self.beacons = {} if before is None else dict(before.beacons)
         self.closed: dict[Round, ClosedRound] = {}
         self._listed: dict[Round, ListedRound] = {}
-        self._terms = terms
+        self._config = config
         self._epochs = epochs
-        self._docket = Docket(terms, epochs)
+        self._evidence_pool = EvidencePool(config, epochs)
         self._last = None if before is None else (before.head, before.state, before.chain.block)
         """The last head and its words: state, chain block."""
 
@@ -340,7 +340,7 @@ class _Retraced:
         fixed = self._close(opened) if opened.round in self.beacons else self._list(opened)
         if fixed is not None:
             self.beacons[opened.round + 1] = fixed.recover(opened.shares)
-        self.banned |= self._docket.bans(opened.contents)
+        self.banned |= self._evidence_pool.bans(opened.contents)
         self._last = (opened.digest, opened.head.state, opened.head.chain_block)
 
     def _list(self, opened: _Opened) -> FixedDealings | None:
@@ -350,20 +350,20 @@ class _Retraced:
         if self._last is None:
             return None
         return fix_dealings(
-            task=self._terms.task_id,
+            task=self._config.task_id,
             round=opened.round - 1,
             head=self._last[0],
             holders=opened.epoch,
             dealings=self._listed[opened.round - 1].dealings,
-            sharing=self._terms.sharing,
+            sharing=self._config.sharing,
         )
 
     def _close(self, opened: _Opened) -> FixedDealings | None:
         assert self._last is not None, "a beacon comes from the rounds before"
         parent, parent_state, chain_block = self._last
         context = compute_context(
-            task=self._terms.task,
-            task_id=self._terms.task_id,
+            task=self._config.task,
+            task_id=self._config.task_id,
             round=opened.round,
             epochs=self._epochs,
             closed=self._listed,
@@ -373,7 +373,7 @@ class _Retraced:
             chain_block=chain_block,
             banned=frozenset(self.banned),
             undelivered=(),
-            sharing=self._terms.sharing,
+            sharing=self._config.sharing,
         )
         closed = ClosedRound(
             round=opened.round,

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.types import (
+from p2pdfl.base.types import (
     Address,
     BlockNumber,
     Certificate,
@@ -30,6 +29,7 @@ from p2pdfl.types import (
     UpdateEntry,
     VerdictProof,
 )
+from p2pdfl.protocol.membership import EpochMembers
 
 # --- events ------------------------------------------------------------------------------------------------------
 

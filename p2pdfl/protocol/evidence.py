@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p2pdfl.crypto.envelope import BadSignature, Domain, recover
-from p2pdfl.types import (
+from p2pdfl.base.types import (
     Address,
     Digest,
     Envelope,
@@ -21,6 +20,7 @@ from p2pdfl.types import (
     Signature,
     View,
 )
+from p2pdfl.crypto.envelope import BadSignature, Domain, recover
 
 Signed = dict[MemberIndex, list[tuple[Envelope, Signature]]]
 """What each signer is known to have signed in its slot, first to last."""

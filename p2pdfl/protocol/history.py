@@ -8,15 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from p2pdfl import params
-from p2pdfl.crypto import pvss
-from p2pdfl.protocol.assignment import Assignment, compute_assignment
-from p2pdfl.protocol.beacon import fix_dealings
-from p2pdfl.protocol.membership import EpochMembers, select_members
-from p2pdfl.protocol.round import RoundContext
-from p2pdfl.protocol.sharing import Sharing
-from p2pdfl.task import Task
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Address,
     Certificate,
@@ -28,6 +22,12 @@ from p2pdfl.types import (
     Registration,
     Round,
 )
+from p2pdfl.crypto import pvss
+from p2pdfl.protocol.assignment import Assignment, compute_assignment
+from p2pdfl.protocol.beacon import fix_dealings
+from p2pdfl.protocol.membership import EpochMembers, select_members
+from p2pdfl.protocol.round import RoundContext
+from p2pdfl.protocol.sharing import Sharing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.types import Address, Digest, Epoch, Member, MemberIndex, Point, Registration, Round
 from p2pdfl.crypto.envelope import list_hash
-from p2pdfl.types import Address, Digest, Epoch, Member, MemberIndex, Point, Registration, Round
 
 
 @dataclass(frozen=True, kw_only=True)

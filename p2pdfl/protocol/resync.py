@@ -13,9 +13,9 @@ from typing import Annotated
 
 from annotated_types import Len
 
-from p2pdfl import params
-from p2pdfl.codec import encode
-from p2pdfl.types import Certificate, Digest, Packet, Round, Wire
+from p2pdfl.base import params
+from p2pdfl.base.codec import encode
+from p2pdfl.base.types import Certificate, Digest, Packet, Round, Wire
 
 PacketId = Annotated[bytes, Len(16, 16)]
 

@@ -19,32 +19,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
-from p2pdfl import params
-from p2pdfl.codec import digest_of
-from p2pdfl.crypto.envelope import head_digest, list_hash
-from p2pdfl.protocol.agreement import Agreement, is_certificate, is_justified
-from p2pdfl.protocol.assignment import Assignment, batch_seed
-from p2pdfl.protocol.beacon import FixedDealings, dealing_context
-from p2pdfl.protocol.docket import Docket
-from p2pdfl.protocol.events import (
-    Aggregate,
-    CheckCommits,
-    Deal,
-    DealingCheck,
-    Decrypt,
-    Effect,
-    KeepNotarized,
-    Notice,
-    ReadChain,
-    Resync,
-    Reveal,
-    Train,
-    WantUpdate,
-)
-from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.protocol.refusal import Ignore, Reject
-from p2pdfl.protocol.setup import Terms
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.codec import digest_of
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Address,
     Certificate,
@@ -68,6 +45,29 @@ from p2pdfl.types import (
     VerdictProof,
     View,
 )
+from p2pdfl.crypto.envelope import head_digest, list_hash
+from p2pdfl.protocol.agreement import Agreement, is_certificate, is_justified
+from p2pdfl.protocol.assignment import Assignment, batch_seed
+from p2pdfl.protocol.beacon import FixedDealings, dealing_context
+from p2pdfl.protocol.config import RunConfig
+from p2pdfl.protocol.events import (
+    Aggregate,
+    CheckCommits,
+    Deal,
+    DealingCheck,
+    Decrypt,
+    Effect,
+    KeepNotarized,
+    Notice,
+    ReadChain,
+    Resync,
+    Reveal,
+    Train,
+    WantUpdate,
+)
+from p2pdfl.protocol.evidence_pool import EvidencePool
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.refusal import Ignore, Reject
 
 
 class Diverged(Exception):
@@ -153,10 +153,10 @@ Output = Effect | Vote
 @dataclass(slots=True)
 class OpenRound:
     context: RoundContext
-    setup: Terms
+    setup: RunConfig
     me: MemberIndex | None
     """None: an observer, which follows and signs nothing."""
-    docket: Docket
+    evidence_pool: EvidencePool
     next_list_hash: Callable[[Contents, Digest], Digest | None]
     """(contents, chain block) -> hash of the next epoch's list; None while that block is unknown here."""
     latest_block: Callable[[], Digest]
@@ -227,7 +227,7 @@ class OpenRound:
         """is_followed: the others closed the round before this one without this member.  So they may be further still,
         and its work may come too late: it begins once somebody who is asked does not know that this round is closed."""
         task, context = self.setup.task, self.context
-        self.overdue = frozenset(self.docket.pending_losers(context.round, context.banned))
+        self.overdue = frozenset(self.evidence_pool.pending_losers(context.round, context.banned))
         self.train_deadline_ms = now_ms + task.commit_ms * 3 // 4
         self.deadline_ms = now_ms + task.commit_ms
         self.resync_ms = now_ms if is_followed else now_ms + task.resync_ms
@@ -357,9 +357,9 @@ class OpenRound:
         for certificate in _justification(propose):
             self.agreement.add_certificate(certificate, now_ms)
         for equivocation in propose.equivocations:
-            self.docket.file_equivocation(equivocation)
+            self.evidence_pool.file_equivocation(equivocation)
         for verdict in propose.verdicts:
-            self.docket.file_verdict(verdict)
+            self.evidence_pool.file_verdict(verdict)
         digest = head_digest(propose.head)
         self.proposals.setdefault(packet.envelope.view, {})[digest] = propose
         self.proposal_packets.setdefault(digest, []).append(packet)
@@ -633,7 +633,7 @@ class OpenRound:
         chosen: dict[MemberIndex, HeldCommit] = {}
         for held in self.commits.values():
             chosen.setdefault(held.member, held)
-        equivocations, verdicts = self.docket.pending(self.context.round, self.context.banned)
+        equivocations, verdicts = self.evidence_pool.pending(self.context.round, self.context.banned)
         contents = Contents(
             commits=tuple(
                 CommitEntry(member=member, body=chosen[member].packet.envelope.body) for member in sorted(chosen)
@@ -683,7 +683,7 @@ class OpenRound:
             raise Reject("propose: updates out of order")
         if not is_justified(view=view, head=head_digest(head), notarization=propose.notarization, skips=propose.skips):
             raise Reject("propose: not justified")
-        self.docket.check(propose, context.round, context.banned)
+        self.evidence_pool.check(propose, context.round, context.banned)
         for certificate in _justification(propose):
             if certificate.round != context.round or not is_certificate(
                 certificate, self.setup.domain, self.setup.task_id, context.epoch
@@ -701,7 +701,7 @@ class OpenRound:
             return True
         if not self._promised_by(named) & updates <= update_keys(propose.contents).keys():
             return True
-        return not self.overdue <= self.docket.bans(propose.contents).keys()
+        return not self.overdue <= self.evidence_pool.bans(propose.contents).keys()
 
     def _missing_for(self, propose: Propose) -> list[Output] | None:
         """None once this member can tell whether the proposal's head follows from what it names; else what to ask for

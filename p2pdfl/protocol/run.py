@@ -12,47 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from p2pdfl import params
-from p2pdfl.codec import Malformed, body_digest, decode_payload, encode, is_signed_payload
-from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
-from p2pdfl.protocol.anchor import turn_ms
-from p2pdfl.protocol.assignment import Assignment, batch_seed
-from p2pdfl.protocol.audit import accused_case, is_case, is_party, judge_view, judged_case
-from p2pdfl.protocol.checkpoint import make_checkpoint
-from p2pdfl.protocol.docket import EVIDENCE_NAMES, Docket
-from p2pdfl.protocol.events import (
-    Aggregated,
-    CertificateReceived,
-    ChainSeen,
-    Closed,
-    CommitsChecked,
-    Dealt,
-    Decrypted,
-    Effect,
-    Event,
-    Finished,
-    KeepCheckpoint,
-    Notice,
-    PacketReceived,
-    Replay,
-    Replayed,
-    Resynced,
-    Send,
-    SubmitAnchor,
-    SubmitEquivocation,
-    SubmitVerdict,
-    Tick,
-    Trained,
-    UpdateHeld,
-)
-from p2pdfl.protocol.history import ClosedRound, committed_lately, compute_context, compute_next_epoch
-from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.protocol.refusal import Ignore, Refusal, Reject
-from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply, packet_id
-from p2pdfl.protocol.round import HeldCommit, OpenRound, RoundContext, Vote
-from p2pdfl.protocol.setup import Setup
-from p2pdfl.protocol.start import Start
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.codec import Malformed, body_digest, decode_payload, encode, is_signed_payload
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Accuse,
     Address,
@@ -78,6 +40,43 @@ from p2pdfl.types import (
     VerdictEntry,
     View,
 )
+from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
+from p2pdfl.protocol.assignment import Assignment, batch_seed, turn_ms
+from p2pdfl.protocol.audit import accused_case, is_case, is_party, judge_view, judged_case
+from p2pdfl.protocol.checkpoint import make_checkpoint
+from p2pdfl.protocol.config import Setup
+from p2pdfl.protocol.events import (
+    Aggregated,
+    CertificateReceived,
+    ChainSeen,
+    Closed,
+    CommitsChecked,
+    Dealt,
+    Decrypted,
+    Effect,
+    Event,
+    Finished,
+    KeepCheckpoint,
+    Notice,
+    PacketReceived,
+    Replay,
+    Replayed,
+    Resynced,
+    Send,
+    SubmitAnchor,
+    SubmitEquivocation,
+    SubmitVerdict,
+    Tick,
+    Trained,
+    UpdateHeld,
+)
+from p2pdfl.protocol.evidence_pool import EVIDENCE_NAMES, EvidencePool
+from p2pdfl.protocol.history import ClosedRound, committed_lately, compute_context, compute_next_epoch
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.refusal import Ignore, Refusal, Reject
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply, packet_id
+from p2pdfl.protocol.round import HeldCommit, OpenRound, RoundContext, Vote
+from p2pdfl.protocol.start import Start
 
 OwnSlot = tuple[Round, View, Kind]
 
@@ -100,7 +99,7 @@ class Run:
         was chosen after this start (ADR 16)."""
         self.setup = setup
         self.epochs: dict[Epoch, EpochMembers] = dict(start.epochs)
-        self.docket = Docket(setup, self.epochs)
+        self.evidence_pool = EvidencePool(setup, self.epochs)
         self.banned: dict[Address, str] = dict(start.banned)
         """Address -> kind of evidence."""
         self.refused: Counter[str] = Counter()
@@ -317,7 +316,7 @@ class Run:
         self._check_slot(envelope)
         if self.epochs[envelope.epoch].addresses[sender] == self.setup.address:
             self._mute_if_unknown(packet)
-        bodies = self.docket.ledger.bodies(envelope, sender)
+        bodies = self.evidence_pool.ledger.bodies(envelope, sender)
         if envelope.body in bodies:
             raise Ignore("seen before")
         try:
@@ -394,11 +393,11 @@ class Run:
 
     def _record(self, packet: Packet, sender: MemberIndex) -> list[Effect]:
         """Takes the slot."""
-        proof = self.docket.ledger.record(packet, sender)
+        proof = self.evidence_pool.ledger.record(packet, sender)
         if proof is None:
             return []
         self._is_settled = False
-        self.docket.file_equivocation(proof)
+        self.evidence_pool.file_equivocation(proof)
         envelope = packet.envelope
         address = self.epochs[envelope.epoch].addresses[sender]
         return [_notice("equivocation", round=envelope.round, member=_hex(address), kind=envelope.kind)]
@@ -519,7 +518,7 @@ class Run:
             context=context,
             setup=setup,
             me=me,
-            docket=self.docket,
+            evidence_pool=self.evidence_pool,
             next_list_hash=self._next_list_hash,
             latest_block=self._latest_block,
             level=self._level,
@@ -623,7 +622,7 @@ class Run:
             self._replays.pop(case, None)
         for slot in [slot for slot in self._signed if slot[0] < oldest]:
             del self._signed[slot]
-        self.docket.forget_before(oldest)
+        self.evidence_pool.forget_before(oldest)
 
     def _checkpoint(self, head: Head) -> list[Effect]:
         if head.epoch + 1 == self.setup.task.epoch_count:
@@ -633,7 +632,7 @@ class Run:
             head.epoch,
             epochs=self.epochs,
             closed=self._history,
-            docket=self.docket,
+            evidence_pool=self.evidence_pool,
             banned=frozenset(self.banned),
         )
         return [KeepCheckpoint(checkpoint=checkpoint, state=head.state)]
@@ -657,7 +656,7 @@ class Run:
             self.epoch,
             snapshot.registrations,
             committed=committed_lately(self.round, self.epoch, contents, self._history),
-            banned=self.banned.keys() | self.docket.bans(contents).keys(),
+            banned=self.banned.keys() | self.evidence_pool.bans(contents).keys(),
         )
 
     def _next_list_hash(self, contents: Contents, block: Digest) -> Digest | None:
@@ -788,10 +787,10 @@ class Run:
         envelope = packet.envelope
         epoch = self.epochs[envelope.epoch]
         entry = judged_case(envelope, judge)
-        proof = self.docket.jury.add(entry, juror, packet.signature, epoch.jury)
+        proof = self.evidence_pool.jury.add(entry, juror, packet.signature, epoch.jury)
         if proof is None:
             return []
-        self.docket.file_verdict(proof)
+        self.evidence_pool.file_verdict(proof)
         return [
             _notice(
                 "verdict",
@@ -814,8 +813,8 @@ class Run:
     def _punish(self, propose: Propose, context: RoundContext) -> list[Effect]:
         """The bans that this head makes effective, and their proofs for the contract."""
         effects: list[Effect] = []
-        cases = {self.docket.loser_address(entry): entry for entry in propose.contents.verdicts}
-        for address, evidence in self.docket.bans(propose.contents).items():
+        cases = {self.evidence_pool.loser_address(entry): entry for entry in propose.contents.verdicts}
+        for address, evidence in self.evidence_pool.bans(propose.contents).items():
             self.banned[address] = evidence
             case = cases.get(address)
             found: dict[str, str | int] = {}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from p2pdfl.base.types import Address, BlockNumber, Digest, Epoch, Registration, Round
 from p2pdfl.protocol.beacon import initial_beacon, initial_parent
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.events import ChainSeen
 from p2pdfl.protocol.history import ClosedRound
 from p2pdfl.protocol.membership import EpochMembers, select_members
-from p2pdfl.protocol.setup import Terms
-from p2pdfl.types import Address, BlockNumber, Digest, Epoch, Registration, Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class Start:
     """Address -> kind of evidence, as far as that is known."""
 
 
-def at_genesis(terms: Terms, genesis: Genesis) -> Start:
-    task, task_id, block = terms.task, terms.task_id, genesis.closing_block
+def at_genesis(config: RunConfig, genesis: Genesis) -> Start:
+    task, task_id, block = config.task, config.task_id, genesis.closing_block
     assert task.initial_state is not None, "the task is measured"
     first = EpochMembers(
         epoch=0,

@@ -14,8 +14,8 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from p2pdfl import bounded_json
-from p2pdfl.tables import explain
+from p2pdfl.base import bounded_json
+from p2pdfl.base.config_file import explain
 
 LINE_BYTES_MAX = 1 << 20
 

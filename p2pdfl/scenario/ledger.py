@@ -10,13 +10,13 @@ from typing import Any
 
 from web3.types import RPCEndpoint
 
+from p2pdfl.base.task import Deployment, Task, TaskFile
+from p2pdfl.base.types import Digest, Outcome
 from p2pdfl.chain.client import Block, ChainClient, deploy
 from p2pdfl.chain.contract import EVIDENCE_EQUIVOCATION, Anchored, Event, Slashed
 from p2pdfl.chain.devchain import DEPLOYER_SECRET
 from p2pdfl.chain.rpc import HttpRpc
 from p2pdfl.scenario.summary import AnchorRow, SlashRow
-from p2pdfl.task import Deployment, Task, TaskFile
-from p2pdfl.types import Digest, Outcome
 
 EVIDENCE_NAMES = {**{int(outcome): outcome.name.lower() for outcome in Outcome}, EVIDENCE_EQUIVOCATION: "equivocation"}
 

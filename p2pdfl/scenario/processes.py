@@ -22,9 +22,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from p2pdfl.base.task import Task
 from p2pdfl.scenario import namespaces
 from p2pdfl.scenario.spec import OutageKind
-from p2pdfl.task import Task
 
 STOP_S = 5.0
 """Between asking a process to end and killing it."""
@@ -32,7 +32,7 @@ CHAIN_START_S = 60.0
 CHAIN_LISTEN_S = 15.0
 MEASURE_S = 120.0
 
-LAZY_IMPORTS = ("p2pdfl.joining", "torch._inductor.config", "sklearn.datasets")
+LAZY_IMPORTS = ("p2pdfl.node.lifecycle", "torch._inductor.config", "sklearn.datasets")
 """What a peer, torch and the built-in data import on first use: seconds of processor time that each would spend."""
 
 _GO_AWAY, _COME_BACK = "go away", "come back"

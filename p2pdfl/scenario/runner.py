@@ -33,22 +33,22 @@ from typing import Any
 
 from rich.console import Console
 
-from p2pdfl import task as task_file
+from p2pdfl.base import task as task_file
+from p2pdfl.base.types import Address, Digest
 from p2pdfl.chain.rpc import ChainError
 from p2pdfl.crypto.keys import SEED_BYTES, derive
-from p2pdfl.keyfile import load_or_create
+from p2pdfl.node.keyfile import load_or_create
+from p2pdfl.node.store import Store, StoreError
 from p2pdfl.scenario import ledger, network, report, spec
 from p2pdfl.scenario.events import EventTail, PeerRecord, read_result
 from p2pdfl.scenario.faults import Cut, Outage, Step, Strike
 from p2pdfl.scenario.live import Display, display
 from p2pdfl.scenario.namespaces import Unavailable
 from p2pdfl.scenario.network import NetworkProcess
-from p2pdfl.scenario.places import make_room
 from p2pdfl.scenario.processes import ChainProcess, PeerForge, ProcessFailed, Stopped, send, stop
+from p2pdfl.scenario.run_directory import make_room
 from p2pdfl.scenario.spec import Scenario
 from p2pdfl.scenario.summary import AnchorRow, SlashRow, Summary, describe_end, summarize
-from p2pdfl.store import Store, StoreError
-from p2pdfl.types import Address, Digest
 
 POLL_S = 0.2
 FIRST_ADDRESS_S = 60.0

@@ -9,9 +9,9 @@ training_rounds = 20
 
 [[byzantine]]
 peer = 3                # index, or name: "peer3"
-behaviour = "sign_flip" # one of `behaviours.Behaviour`
+behaviour = "sign_flip" # one of `byzantine.machine.Behaviour`
 from_round = 3
-factor = -1             # what the behaviour does with it says `learning.attacks`
+factor = -1             # what the behaviour does with it says `byzantine.attacks`
 every = 2               # only in each second round from then on
 collude = true          # with all others that do: they shield each other
 
@@ -78,10 +78,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from p2pdfl import tables
-from p2pdfl.behaviours import Behaviour, Deviation
-from p2pdfl.task import Task
-from p2pdfl.types import Address
+from p2pdfl.base import config_file
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Address
+from p2pdfl.byzantine.machine import Behaviour, Deviation
 
 PEER_COUNT_MAX = 64
 """Processes on one machine, about 300 MB each."""
@@ -104,7 +104,7 @@ class Cheat(_Table):
     behaviour: Behaviour
     from_round: int = Field(default=0, ge=0)
     factor: float | None = Field(default=None, allow_inf_nan=False)
-    """What the behaviour does with it is its own affair (`learning.attacks`): `scale` multiplies the update by it."""
+    """What the behaviour does with it is its own affair (`byzantine.attacks`): `scale` multiplies the update by it."""
     every: int = Field(default=1, ge=1)
     """In each so-many-th round."""
 
@@ -324,9 +324,9 @@ def _peers_at_the_start(tables: dict[str, Any]) -> Any:
 
 def load(path: Path) -> Scenario:
     """Raises ScenarioError with the file, the field and what is wrong with it."""
-    return tables.load(path, Scenario, ScenarioError)
+    return config_file.load(path, Scenario, ScenarioError)
 
 
 def find(name_or_path: str) -> Path:
     """The file itself, or scenarios/NAME.toml.  Raises ScenarioError."""
-    return tables.find(name_or_path, "scenario", "scenarios", ScenarioError)
+    return config_file.find(name_or_path, "scenario", "scenarios", ScenarioError)

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from p2pdfl import params
-from p2pdfl.behaviours import UPDATE_BEHAVIOURS
-from p2pdfl.economics import Audits
+from p2pdfl.base import params
+from p2pdfl.byzantine.machine import UPDATE_BEHAVIOURS
+from p2pdfl.protocol.audit_economics import Audits
 from p2pdfl.scenario.events import (
     SECONDS,
     Accusation,
@@ -81,7 +81,7 @@ class BanRow(_Row):
 
 
 class AuditsRow(_Row):
-    """What the formulas of `economics` expect beside what came."""
+    """What the formulas of `audit_economics` expect beside what came."""
 
     auditors: int
     chance: float

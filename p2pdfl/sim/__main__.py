@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 from p2pdfl.sim.hunt import LearningKind, Result, draw_case, run_case, run_seed
-from p2pdfl.sim.plants import Plant
+from p2pdfl.sim.mutants import Plant
 
 PROGRESS_S = 10.0
 FRESH_SEED_BITS = 40

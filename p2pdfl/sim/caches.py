@@ -15,18 +15,18 @@ from typing import Any
 
 from coincurve import PublicKey
 
-from p2pdfl import codec
+from p2pdfl.base import codec
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Ballot, Commit, Digest, Entropy
 from p2pdfl.crypto import envelope, group, pvss
 from p2pdfl.crypto.envelope import Signer
-from p2pdfl.protocol import agreement, assignment, audit, checkpoint, evidence, history, perform, resync, round, run
+from p2pdfl.protocol import agreement, assignment, audit, checkpoint, evidence, history, resync, round, run, sharing
 from p2pdfl.protocol import beacon as beacon_module
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.round import RoundContext
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import chain, world
-from p2pdfl.task import Task
-from p2pdfl.types import Ballot, Commit, Digest, Entropy
 
 ENTRIES_MAX = 20_000
 """Of each cache: several rounds of 256 peers."""
@@ -48,7 +48,7 @@ class Cache:
 def _by_identity(function: Callable[..., Any], cache: Cache) -> Callable[..., Any]:
     """Of an immutable first argument; the others are compared."""
 
-    def remembered(subject: Any, *rest: Any) -> Any:
+    def cached(subject: Any, *rest: Any) -> Any:
         entry = cache.get(id(subject))
         if entry is not None and entry[0] is subject and entry[1] == rest:
             return entry[2]
@@ -57,7 +57,7 @@ def _by_identity(function: Callable[..., Any], cache: Cache) -> Callable[..., An
         cache.put(id(subject), (subject, rest, value))
         return value
 
-    return remembered
+    return cached
 
 
 def _certificate_check(function: Callable[..., bool]) -> Callable[..., bool]:
@@ -141,7 +141,7 @@ def _check_commits(function: Callable[..., frozenset[Digest]]) -> Callable[..., 
 def _by_key(function: Callable[..., Any], cache: Cache, key_of: Callable[..., Hashable]) -> Callable[..., Any]:
     """key_of: of the function's arguments, whatever decides its value."""
 
-    def remembered(*arguments: Any, **named: Any) -> Any:
+    def cached(*arguments: Any, **named: Any) -> Any:
         key = key_of(*arguments, **named)
         value = cache.get(key)
         if value is None:
@@ -149,7 +149,7 @@ def _by_key(function: Callable[..., Any], cache: Cache, key_of: Callable[..., Ha
             cache.put(key, value)
         return value
 
-    return remembered
+    return cached
 
 
 def _fixed_by(*, task: Digest, round: int, head: Digest, holders: Any, dealings: Any, sharing: Any) -> Hashable:
@@ -212,7 +212,7 @@ def installed() -> Iterator[None]:
         (history, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
         (run, "compute_next_epoch", _by_key(history.compute_next_epoch, Cache(64), _next_after)),
         (history, "compute_assignment", _by_key(assignment.compute_assignment, Cache(256), _assigned_by)),
-        (world, "check_commits", _check_commits(perform.check_commits)),
+        (world, "check_commits", _check_commits(sharing.check_commits)),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in patches]
     for module, name, value in patches:

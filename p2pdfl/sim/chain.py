@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from p2pdfl.codec import body_digest
+from p2pdfl.base.codec import body_digest
+from p2pdfl.base.params import quorum
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Address, Certificate, Close, Digest, Envelope, Epoch, Kind, Registration
 from p2pdfl.crypto.envelope import BadSignature, Domain, head_digest, list_hash, recover
-from p2pdfl.params import quorum
 from p2pdfl.protocol.checkpoint import Anchored, epochs_of
 from p2pdfl.protocol.events import ChainSeen, SubmitAnchor
-from p2pdfl.task import Task
-from p2pdfl.types import Address, Certificate, Close, Digest, Envelope, Epoch, Kind, Registration
 
 Change = Callable[[tuple[Registration, ...]], tuple[Registration, ...]]
 

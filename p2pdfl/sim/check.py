@@ -9,26 +9,14 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from p2pdfl import params
-from p2pdfl.codec import decode_payload
+from p2pdfl.base import params
+from p2pdfl.base.codec import decode_payload
+from p2pdfl.base.params import quorum, threshold
+from p2pdfl.base.types import ZERO_DIGEST, Accuse, Address, Close, Commit, Digest, Judge, Kind, Outcome, Packet, Round
 from p2pdfl.crypto.envelope import head_digest
-from p2pdfl.params import quorum, threshold
 from p2pdfl.protocol.audit import loser
 from p2pdfl.protocol.events import Closed, Notice, SubmitAnchor, SubmitEquivocation, SubmitVerdict
 from p2pdfl.sim.world import World
-from p2pdfl.types import (
-    ZERO_DIGEST,
-    Accuse,
-    Address,
-    Close,
-    Commit,
-    Digest,
-    Judge,
-    Kind,
-    Outcome,
-    Packet,
-    Round,
-)
 
 
 def find_violations(world: World, *, byzantine: Collection[int] = (), is_live: bool = True) -> list[str]:

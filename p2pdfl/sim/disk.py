@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.types import Certificate, Checkpoint, Digest, Epoch, Packet, Round, View
 from p2pdfl.protocol.events import Closed, KeepNotarized
-from p2pdfl.types import Certificate, Checkpoint, Digest, Epoch, Packet, Round, View
 
 OwnSlot = tuple[int, int, int]
 """round, view, kind"""

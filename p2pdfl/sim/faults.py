@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from p2pdfl.base.types import Registration
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.network import Cut, FaultyNetwork
 from p2pdfl.sim.world import CrashPoint, World
-from p2pdfl.types import Registration
 
 CALM_LATENCY_MS = (5, 40)
 CALM_BLOCK_MS = 1_000

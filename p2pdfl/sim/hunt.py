@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from math import ceil, log2
 from typing import Literal
 
-from p2pdfl import params
-from p2pdfl.behaviours import UPDATE_BEHAVIOURS
+from p2pdfl.base import params
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Digest
+from p2pdfl.byzantine.machine import UPDATE_BEHAVIOURS
 from p2pdfl.crypto import pvss
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import caches
-from p2pdfl.sim.behaviours import Adversary, SimBehaviour, wrap
+from p2pdfl.sim.adversary import Adversary, SimBehaviour, wrap
 from p2pdfl.sim.check import Watch
 from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.faults import Plan, draw_plan
 from p2pdfl.sim.learning import Learning, StandIn
-from p2pdfl.sim.plants import ForgetfulDisk, HastyMachine, Plant, quorum_of_one_less
+from p2pdfl.sim.mutants import ForgetfulDisk, HastyMachine, Plant, quorum_of_one_less
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.world import Machine, World, stand_in_task
-from p2pdfl.task import Task
-from p2pdfl.types import Digest
 
 PEERS_MIN, PEERS_MAX = 4, 16
 REAL_CRYPTO_PEERS_MAX = 5

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Protocol
 
+from p2pdfl.base.types import Address, Digest, Outcome, Round, UpdateEntry
 from p2pdfl.protocol.events import Replay, Train
-from p2pdfl.types import Address, Digest, Outcome, Round, UpdateEntry
 
 
 class Learning(Protocol):

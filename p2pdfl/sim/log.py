@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import sha256
 
+from p2pdfl.base.types import Certificate, Packet
 from p2pdfl.protocol.events import (
     Aggregated,
     CertificateReceived,
@@ -19,7 +20,6 @@ from p2pdfl.protocol.events import (
     Trained,
     UpdateHeld,
 )
-from p2pdfl.types import Certificate, Packet
 
 BATCH = 1_000
 """Lines that are hashed at once: the digest does not depend on it."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Network(Protocol):
-    def delays_ms(self, sender: int, receiver: int, now_ms: int, chance: random.Random) -> Sequence[int]:
+    def delays_ms(self, sender: int, receiver: int, now_ms: int, rng: random.Random) -> Sequence[int]:
         """One for each copy that arrives: none is a loss, two are a duplicate."""
         ...
 
@@ -25,14 +25,14 @@ class PlainNetwork:
     is_lost: Callable[[int, int, int], bool]
     """(sender, receiver, now_ms)"""
 
-    def delays_ms(self, sender: int, receiver: int, now_ms: int, chance: random.Random) -> Sequence[int]:
+    def delays_ms(self, sender: int, receiver: int, now_ms: int, rng: random.Random) -> Sequence[int]:
         if self.is_lost(sender, receiver, now_ms):
             return ()
         low, high = self.latency_ms
         # as randint does it, without what it costs around that: this runs for every message
         width = high - low + 1
         bits = width.bit_length()
-        while (drawn := chance.getrandbits(bits)) >= width:
+        while (drawn := rng.getrandbits(bits)) >= width:
             pass
         return (low + drawn,)
 
@@ -65,21 +65,21 @@ class FaultyNetwork:
     duplication: float
     cuts: tuple[Cut, ...]
 
-    def delays_ms(self, sender: int, receiver: int, now_ms: int, chance: random.Random) -> Sequence[int]:
+    def delays_ms(self, sender: int, receiver: int, now_ms: int, rng: random.Random) -> Sequence[int]:
         if now_ms >= self.calm_ms:
-            return (_between(chance, self.calm_latency_ms),)
-        if (self.cuts and self._is_cut(sender, receiver, now_ms)) or chance.random() < self.loss:
+            return (_between(rng, self.calm_latency_ms),)
+        if (self.cuts and self._is_cut(sender, receiver, now_ms)) or rng.random() < self.loss:
             return ()
-        copies = 2 if chance.random() < self.duplication else 1
-        return [self._delay_ms(chance) for _ in range(copies)]
+        copies = 2 if rng.random() < self.duplication else 1
+        return [self._delay_ms(rng) for _ in range(copies)]
 
     def is_open(self, asker: int, answerer: int, now_ms: int) -> bool:
         return not self._is_cut(asker, answerer, now_ms) and not self._is_cut(answerer, asker, now_ms)
 
-    def _delay_ms(self, chance: random.Random) -> int:
-        if chance.random() < self.tail_chance:
-            return int(chance.random() * self.tail_ms)
-        return _between(chance, self.latency_ms)
+    def _delay_ms(self, rng: random.Random) -> int:
+        if rng.random() < self.tail_chance:
+            return int(rng.random() * self.tail_ms)
+        return _between(rng, self.latency_ms)
 
     def _is_cut(self, sender: int, receiver: int, now_ms: int) -> bool:
         return any(
@@ -88,6 +88,6 @@ class FaultyNetwork:
         )
 
 
-def _between(chance: random.Random, bounds: tuple[int, int]) -> int:
+def _between(rng: random.Random, bounds: tuple[int, int]) -> int:
     # randint takes three times as long, and this runs for every message
-    return bounds[0] + int(chance.random() * (bounds[1] - bounds[0] + 1))
+    return bounds[0] + int(rng.random() * (bounds[1] - bounds[0] + 1))

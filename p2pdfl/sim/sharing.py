@@ -15,9 +15,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from p2pdfl.base.types import Dealing, Digest, Entropy, Point, Scalar, Share
 from p2pdfl.crypto import transcript
 from p2pdfl.crypto.pvss import TooFewShares
-from p2pdfl.types import Dealing, Digest, Entropy, Point, Scalar, Share
 
 PRIME = 2**31 - 1
 LANES = 4

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 from statistics import fmean
 
-from p2pdfl.behaviours import Poison
+from p2pdfl.base.types import Address, Digest, Outcome, Round, UpdateEntry
+from p2pdfl.byzantine.machine import Poison
+from p2pdfl.byzantine.updates import Poisoner
 from p2pdfl.learning.learner import Learner, State
-from p2pdfl.poison import Poisoner
 from p2pdfl.protocol.events import Replay, Train
-from p2pdfl.types import Address, Digest, Outcome, Round, UpdateEntry
 
 _Work = tuple[Digest, Digest, Address]
 """Parent state, seed, author."""

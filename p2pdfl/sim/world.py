@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Address, BlockNumber, Digest, Packet, Registration, Round
 from p2pdfl.crypto import pvss
 from p2pdfl.crypto.envelope import Domain, Signer, list_hash
 from p2pdfl.crypto.keys import Keys, derive
+from p2pdfl.protocol.config import RunConfig, Setup
 from p2pdfl.protocol.events import (
     Aggregate,
     Aggregated,
@@ -58,12 +61,10 @@ from p2pdfl.protocol.events import (
     WantUpdate,
 )
 from p2pdfl.protocol.membership import select_members
-from p2pdfl.protocol.perform import check_commits
 from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply
 from p2pdfl.protocol.run import LoadRound, Run
-from p2pdfl.protocol.setup import Setup, Terms
-from p2pdfl.protocol.sharing import Sharing
+from p2pdfl.protocol.sharing import Sharing, check_commits
 from p2pdfl.protocol.start import Genesis, Start, at_genesis
 from p2pdfl.sim.chain import Anchors, Chain, Change
 from p2pdfl.sim.clock import Clock
@@ -72,8 +73,6 @@ from p2pdfl.sim.joining import Holder, take_up
 from p2pdfl.sim.learning import Learning, StandIn
 from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
 from p2pdfl.sim.network import Network, PlainNetwork
-from p2pdfl.task import Task
-from p2pdfl.types import Address, BlockNumber, Digest, Packet, Registration, Round
 
 ENVELOPE_BYTES = 200
 """Of a packet on the wire, beside its payload: envelope and signature."""
@@ -259,7 +258,7 @@ class World:
         self.setup_domain = Domain(chain_id=1, contract=bytes(20))
         self._task_id = task.task_id()
         self._first_start = at_genesis(
-            Terms(task=task, task_id=self._task_id, domain=self.setup_domain, sharing=sharing), genesis
+            RunConfig(task=task, task_id=self._task_id, domain=self.setup_domain, sharing=sharing), genesis
         )
         """The same for all, and so is the first list in it."""
         anchors = Anchors(
@@ -366,7 +365,7 @@ class World:
         ]
         self._random.shuffle(others)
         return take_up(
-            peer.run.setup, self.genesis, self.chain, peer.disk, others, chance=self._random, refused=peer.refused
+            peer.run.setup, self.genesis, self.chain, peer.disk, others, rng=self._random, refused=peer.refused
         )
 
     def mine(self, number: BlockNumber, registrations: tuple[Registration, ...]) -> None:
@@ -449,13 +448,13 @@ class World:
     def _transmit(
         self, sender: int, receivers: Iterable[int], size: int, action: Callable[..., object], *arguments: Any
     ) -> None:
-        now_ms, chance, at, delays_ms = self.now_ms, self._random, self._agenda.at, self.network.delays_ms
+        now_ms, rng, at, delays_ms = self.now_ms, self._random, self._agenda.at, self.network.delays_ms
         count = 0
         for receiver in receivers:
             if receiver == sender:
                 continue
             count += 1
-            for delay_ms in delays_ms(sender, receiver, now_ms, chance):
+            for delay_ms in delays_ms(sender, receiver, now_ms, rng):
                 at(now_ms + delay_ms).append((action, (receiver, *arguments)))
         self.message_count += count
         self.byte_count += count * size
@@ -663,7 +662,7 @@ class World:
         self._later(index, Resynced(round=request.round), 20)
 
     def _anchor(self, index: int, machine: Machine, duty: SubmitAnchor) -> None:
-        """As `duties.Duties`: once its turn has come, in order, unless another one has done it."""
+        """As `node.chain_outbox.ChainOutbox`: once its turn has come, in order, unless another one has done it."""
         peer = self.peers[index]
         if peer.machine is not machine or not peer.is_up:
             return

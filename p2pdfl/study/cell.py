@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from p2pdfl.behaviours import ByzantineMachine, Poison
+from p2pdfl.base.task import Rule, Task
+from p2pdfl.base.types import Address, Digest
+from p2pdfl.byzantine.machine import ByzantineMachine, Poison
+from p2pdfl.byzantine.updates import WithBackdoor
 from p2pdfl.learning.learner import Learner, measure
-from p2pdfl.poison import WithBackdoor
 from p2pdfl.protocol.events import Train
 from p2pdfl.protocol.run import Run
 from p2pdfl.sim import caches
@@ -16,8 +18,6 @@ from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.training import RealLearning
 from p2pdfl.sim.world import Machine, World, stand_in_task
 from p2pdfl.study.spec import Attack, Study
-from p2pdfl.task import Rule, Task
-from p2pdfl.types import Address, Digest
 
 LATENCY_MS = (1, 2)
 """Shorter than every timer by far: no message is ever late."""

@@ -18,7 +18,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from p2pdfl.economics import ROUNDS_WITHOUT_AUDITS, Audits
+from p2pdfl.protocol.audit_economics import ROUNDS_WITHOUT_AUDITS, Audits
 from p2pdfl.study.cell import Row
 from p2pdfl.study.spec import Attack, Study, StudyError
 

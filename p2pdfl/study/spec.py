@@ -9,7 +9,7 @@ audits = [0.0, 0.25]    # `task.audit_fraction`
 learning = "real"       # stand-in: only digests, to count rounds until all are banned, where a run ends
 attacks = [
     "none",
-    "sign_flip",        # a behaviour of `behaviours.UpdateBehaviour`, with its usual factor (`learning.attacks`)
+    "sign_flip",        # one of `byzantine.machine.UpdateBehaviour`, with its usual factor (`byzantine.attacks`)
     { behaviour = "ipm", factor = 0.1 },
     { behaviour = "scale", from_round = 10, every = 10 },
 ]
@@ -25,11 +25,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from p2pdfl import params, tables
-from p2pdfl.behaviours import Deviation, UpdateBehaviour
-from p2pdfl.learning.attacks import DEFAULT_FACTORS
-from p2pdfl.task import Rule, Task
-from p2pdfl.types import Address
+from p2pdfl.base import config_file, params
+from p2pdfl.base.task import Rule, Task
+from p2pdfl.base.types import Address
+from p2pdfl.byzantine.attacks import DEFAULT_FACTORS
+from p2pdfl.byzantine.machine import Deviation, UpdateBehaviour
 
 SEEDS_MAX = 10_000
 
@@ -133,9 +133,9 @@ class Study(_Table):
 
 def load(path: Path) -> Study:
     """Raises StudyError with the file, the field and what is wrong with it."""
-    return tables.load(path, Study, StudyError)
+    return config_file.load(path, Study, StudyError)
 
 
 def find(name_or_path: str) -> Path:
     """The file itself, or studies/NAME.toml.  Raises StudyError."""
-    return tables.find(name_or_path, "study", "studies", StudyError)
+    return config_file.find(name_or_path, "study", "studies", StudyError)

@@ -15,12 +15,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from p2pdfl import params
-from p2pdfl.bounded_json import loads
-from p2pdfl.codec import Malformed, decode
-from p2pdfl.tables import explain
-from p2pdfl.task import HexDigest
-from p2pdfl.types import Digest, Epoch, Head, MemberIndex, Round, View, Wire
+from p2pdfl.base import params
+from p2pdfl.base.bounded_json import loads
+from p2pdfl.base.codec import Malformed, decode
+from p2pdfl.base.config_file import explain
+from p2pdfl.base.task import HexDigest
+from p2pdfl.base.types import Digest, Epoch, Head, MemberIndex, Round, View, Wire
 
 INDEX_BYTES_MAX = 16 << 20
 """Of rounds/NNNNNN.json; about 130 bytes for each packet of the round."""

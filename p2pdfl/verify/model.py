@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from p2pdfl.base.types import Address, Digest, Epoch, Outcome, Round, VerdictEntry
 from p2pdfl.learning.learner import Learner, State
 from p2pdfl.protocol.assignment import batch_seed
 from p2pdfl.protocol.audit import loser
-from p2pdfl.protocol.docket import EVIDENCE_NAMES
+from p2pdfl.protocol.evidence_pool import EVIDENCE_NAMES
 from p2pdfl.protocol.history import ClosedRound
 from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.types import Address, Digest, Epoch, Outcome, Round, VerdictEntry
 from p2pdfl.verify.files import BadFile, Transcript
 from p2pdfl.verify.findings import Check, Findings
 from p2pdfl.verify.replays import ReplayPlan

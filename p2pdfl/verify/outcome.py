@@ -8,12 +8,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from p2pdfl.base.config_file import explain
+from p2pdfl.base.task import HexDigest, Task
+from p2pdfl.base.types import Address, Digest, Epoch, EquivocationEntry, Head, Round
 from p2pdfl.chain.contract import EVIDENCE_EQUIVOCATION, Anchored, Slashed
 from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.learning.learner import Learner, State, StateError, load_state
-from p2pdfl.tables import explain
-from p2pdfl.task import HexDigest, Task
-from p2pdfl.types import Address, Digest, Epoch, EquivocationEntry, Head, Round
 from p2pdfl.verify.files import RECORD_BYTES_MAX, BadFile, check_regular, read_json
 from p2pdfl.verify.findings import Check, Findings
 from p2pdfl.verify.registry import ChainExport

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from p2pdfl.base.config_file import explain
+from p2pdfl.base.types import BlockNumber, Digest, Registration
 from p2pdfl.chain.contract import (
     Anchored,
     Claimed,
@@ -26,8 +28,6 @@ from p2pdfl.chain.contract import (
     registrations_at,
 )
 from p2pdfl.crypto import group
-from p2pdfl.tables import explain
-from p2pdfl.types import BlockNumber, Digest, Registration
 from p2pdfl.verify.files import RECORD_BYTES_MAX, BadFile, read_json
 
 E = TypeVar("E", bound=Event)

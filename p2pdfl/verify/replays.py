@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from p2pdfl.base.types import Contents, Digest, MemberIndex, Outcome, Round, VerdictEntry
 from p2pdfl.crypto.envelope import head_digest
-from p2pdfl.types import Contents, Digest, MemberIndex, Outcome, Round, VerdictEntry
 from p2pdfl.verify.files import BadFile, Transcript
 
 

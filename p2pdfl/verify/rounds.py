@@ -17,24 +17,9 @@ import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from p2pdfl import params
-from p2pdfl.chain.contract import Started
-from p2pdfl.codec import Malformed, decode_payload, digest_of
-from p2pdfl.crypto import group, pvss
-from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
-from p2pdfl.protocol.agreement import is_certificate
-from p2pdfl.protocol.assignment import Assignment
-from p2pdfl.protocol.audit import accused_case, is_case, is_party, judge_view, judged_case
-from p2pdfl.protocol.beacon import initial_beacon, initial_parent
-from p2pdfl.protocol.docket import Docket
-from p2pdfl.protocol.events import CheckCommits
-from p2pdfl.protocol.history import ClosedRound, committed_lately, compute_context, compute_next_epoch
-from p2pdfl.protocol.membership import EpochMembers, select_members
-from p2pdfl.protocol.perform import check_commits
-from p2pdfl.protocol.refusal import Reject
-from p2pdfl.protocol.round import OpenRound, RoundContext
-from p2pdfl.protocol.setup import Terms
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.codec import Malformed, decode_payload, digest_of
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Accuse,
     Address,
@@ -59,6 +44,21 @@ from p2pdfl.types import (
     UpdateEntry,
     VerdictEntry,
 )
+from p2pdfl.chain.contract import Started
+from p2pdfl.crypto import group, pvss
+from p2pdfl.crypto.envelope import BadSignature, head_digest, recover
+from p2pdfl.protocol.agreement import is_certificate
+from p2pdfl.protocol.assignment import Assignment
+from p2pdfl.protocol.audit import accused_case, is_case, is_party, judge_view, judged_case
+from p2pdfl.protocol.beacon import initial_beacon, initial_parent
+from p2pdfl.protocol.config import RunConfig
+from p2pdfl.protocol.events import CheckCommits
+from p2pdfl.protocol.evidence_pool import EvidencePool
+from p2pdfl.protocol.history import ClosedRound, committed_lately, compute_context, compute_next_epoch
+from p2pdfl.protocol.membership import EpochMembers, select_members
+from p2pdfl.protocol.refusal import Reject
+from p2pdfl.protocol.round import OpenRound, RoundContext
+from p2pdfl.protocol.sharing import check_commits
 from p2pdfl.verify.files import BadFile, RoundIndex, Transcript
 from p2pdfl.verify.findings import Check, Findings
 from p2pdfl.verify.registry import ChainExport
@@ -87,20 +87,20 @@ class _Packets:
 
 
 class Follower:
-    def __init__(self, terms: Terms, transcript: Transcript, export: ChainExport, findings: Findings) -> None:
+    def __init__(self, config: RunConfig, transcript: Transcript, export: ChainExport, findings: Findings) -> None:
         """Raises Unsound if the export gives no list to begin with."""
-        initial_state = terms.task.initial_state
+        initial_state = config.task.initial_state
         assert initial_state is not None, "the task is measured"
-        self._terms, self._transcript, self._export, self._findings = terms, transcript, export, findings
+        self._config, self._transcript, self._export, self._findings = config, transcript, export, findings
         members, closing_block = self._registered()
-        task, task_id = terms.task, terms.task_id
+        task, task_id = config.task, config.task_id
         first = EpochMembers(epoch=0, first_round=0, last_round=task.last_round_of(0), members=members)
         self.epochs: dict[Epoch, EpochMembers] = {0: first}
         self.banned: dict[Address, str] = {}
         self.bans: list[Ban] = []
         self.anchorable: dict[Epoch, Head] = {}
         """The last head of each epoch followed to its end."""
-        self._docket = Docket(terms, self.epochs)
+        self._evidence_pool = EvidencePool(config, self.epochs)
         self._closed: dict[Round, ClosedRound] = {}
         self._chain_block = closing_block
         self.state = initial_state
@@ -167,8 +167,8 @@ class Follower:
     def _open(self, round: Round) -> RoundContext:
         try:
             return compute_context(
-                task=self._terms.task,
-                task_id=self._terms.task_id,
+                task=self._config.task,
+                task_id=self._config.task_id,
                 round=round,
                 epochs=self.epochs,
                 closed=self._closed,
@@ -189,7 +189,7 @@ class Follower:
         wrong = [
             name
             for name, holds in (
-                ("task", head.task == self._terms.task_id),
+                ("task", head.task == self._config.task_id),
                 ("epoch", head.epoch == context.epoch.epoch),
                 ("round", head.round == round),
                 ("parent", head.parent == context.parent),
@@ -211,7 +211,7 @@ class Follower:
             self._findings.fail(Check.CERTIFICATES, f"round {round}: the certificate is for another head")
             return
         is_valid = (certificate.round, certificate.kind) == (round, Kind.CLOSE) and is_certificate(
-            certificate, self._terms.domain, self._terms.task_id, context.epoch
+            certificate, self._config.domain, self._config.task_id, context.epoch
         )
         self._findings.ensure(
             Check.CERTIFICATES, is_valid, f"round {round}: the certificate has no quorum of valid signatures"
@@ -225,15 +225,15 @@ class Follower:
             raise self._unsound(Check.PROPOSALS, f"round {round}: there is no proposal of this head")
         observer = OpenRound(
             context=context,
-            setup=self._terms,
+            setup=self._config,
             me=None,
-            docket=self._docket,
+            evidence_pool=self._evidence_pool,
             next_list_hash=lambda contents, block: None,
             latest_block=lambda: context.chain_block,
         )
         for envelope, leader, propose in proposals:
             try:
-                self._docket.check(propose, round, context.banned)
+                self._evidence_pool.check(propose, round, context.banned)
             except Reject as refusal:
                 raise self._unsound(Check.CASES, f"round {round}: {refusal.reason}") from None
             try:
@@ -283,15 +283,15 @@ class Follower:
         envelope = packet.envelope
         is_of_now = envelope.round == context.round
         if envelope.kind in (Kind.ACCUSE, Kind.JUDGE):
-            verdict_rounds = self._terms.task.verdict_rounds
+            verdict_rounds = self._config.task.verdict_rounds
             is_of_now = context.round - verdict_rounds <= envelope.round <= context.round
-        if envelope.task != self._terms.task_id or not is_of_now:
+        if envelope.task != self._config.task_id or not is_of_now:
             return "of another task or round"
         members = self.epochs.get(envelope.epoch)
-        if members is None or envelope.epoch != self._terms.task.epoch_of(envelope.round):
+        if members is None or envelope.epoch != self._config.task.epoch_of(envelope.round):
             return "of another epoch"
         try:
-            sender = members.indices.get(recover(self._terms.domain, envelope, packet.signature))
+            sender = members.indices.get(recover(self._config.domain, envelope, packet.signature))
             payload = decode_payload(packet)
         except BadSignature:
             return "its signature does not verify"
@@ -318,7 +318,7 @@ class Follower:
         effect = CheckCommits(
             round=round,
             checks=tuple(
-                context.check_of(self._terms.task_id, entry.member, entry.body, commit) for entry, commit in named
+                context.check_of(self._config.task_id, entry.member, entry.body, commit) for entry, commit in named
             ),
             keys=context.dealt_to.keys,
             threshold=context.dealt_to.threshold,
@@ -380,11 +380,11 @@ class Follower:
         if number < before:
             raise self._unsound(Check.MEMBERS, f"round {round}: names chain block {number}, older than {before} before")
         following = compute_next_epoch(
-            self._terms.task,
+            self._config.task,
             context.epoch,
             self._export.registrations(number),
             committed=committed_lately(round, context.epoch, contents, self._closed),
-            banned=self.banned.keys() | self._docket.bans(contents).keys(),
+            banned=self.banned.keys() | self._evidence_pool.bans(contents).keys(),
         )
         if following.list_hash != head.next_members:
             raise self._unsound(Check.MEMBERS, f"round {round}: names another list for epoch {following.epoch}")
@@ -405,13 +405,13 @@ class Follower:
             except (pvss.TooFewShares, group.InvalidPoint) as error:
                 raise self._unsound(Check.BEACONS, f"round {round}: its shares give no beacon: {error}") from None
             self._findings.confirm(Check.BEACONS)
-        self.banned.update(self._docket.bans(closed.contents))
+        self.banned.update(self._evidence_pool.bans(closed.contents))
         self.bans += self._new_bans(closed)
         self._closed[round] = closed
         self._head, self.state, self._chain_block = head_digest(head), head.state, head.chain_block
         if round == context.epoch.last_round:
             self.anchorable[context.epoch.epoch] = head
-        oldest = round - self._terms.history_rounds
+        oldest = round - self._config.history_rounds
         self._closed.pop(oldest, None)
         self._beacons.pop(oldest, None)
 
@@ -420,7 +420,7 @@ class Follower:
             address = self.epochs[evidence.epoch].addresses[evidence.member]
             yield Ban(address=address, evidence=self.banned[address], entry=evidence, head_round=closed.round)
         for verdict in closed.contents.verdicts:
-            loser = self._docket.loser_address(verdict)
+            loser = self._evidence_pool.loser_address(verdict)
             if loser is not None:
                 yield Ban(address=loser, evidence=self.banned[loser], entry=verdict, head_round=closed.round)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from p2pdfl import params
-from p2pdfl import task as task_file
+from p2pdfl.base import params
+from p2pdfl.base import task as task_file
+from p2pdfl.base.task import Deployment, Task, TaskError
 from p2pdfl.crypto.envelope import Domain
 from p2pdfl.learning.learner import Learner
-from p2pdfl.protocol.setup import Terms
-from p2pdfl.task import Deployment, Task, TaskError
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.verify import registry
 from p2pdfl.verify.files import BadFile, Transcript, Unusable, check_regular
 from p2pdfl.verify.findings import Check, Findings, Report
@@ -121,16 +121,16 @@ class _Verification:
 
     def _follow(self, export: ChainExport) -> None:
         findings, task = self._findings, self._task
-        terms = Terms(
+        config = RunConfig(
             task=task,
             task_id=task.task_id(),
             domain=Domain(chain_id=self._deployment.chain_id, contract=self._deployment.contract),
         )
         try:
-            follower = Follower(terms, self._transcript, export, findings)
+            follower = Follower(config, self._transcript, export, findings)
         except Unsound:
             return
-        model = self._model(terms)
+        model = self._model(config)
         try:
             for round in range(task.total_rounds):
                 closed = follower.follow(round)
@@ -149,7 +149,7 @@ class _Verification:
         if is_complete:
             check_model(self._directory, follower.state, model.state, model.learner, findings)
 
-    def _model(self, terms: Terms) -> Model | None:
+    def _model(self, config: RunConfig) -> Model | None:
         """None, and a failed check, if this machine cannot compute the task at all."""
         try:
             learner = Learner(self._task)
@@ -158,7 +158,7 @@ class _Verification:
             return None
         return Model(
             learner=learner,
-            task_id=terms.task_id,
+            task_id=config.task_id,
             transcript=self._transcript,
             findings=self._findings,
             plan=self._plan(learner),

@@ -12,15 +12,9 @@ from typing import Any
 
 import pytest
 
-from p2pdfl import codec, params
-from p2pdfl.chain import contract
-from p2pdfl.chain.client import ChainClient, WrongContract, deploy, fund
-from p2pdfl.chain.devchain import DEPLOYER_SECRET, DevChain, devchain
-from p2pdfl.chain.rpc import ChainError, Refused, Reverted
-from p2pdfl.crypto.envelope import Signer, head_digest, list_hash, possession_digest
-from p2pdfl.crypto.keys import Keys, derive
-from p2pdfl.task import Deployment, Task, TaskFile, save
-from p2pdfl.types import (
+from p2pdfl.base import codec, params
+from p2pdfl.base.task import Deployment, Task, TaskFile, save
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Ballot,
     Certificate,
@@ -35,6 +29,12 @@ from p2pdfl.types import (
     VerdictEntry,
     VerdictProof,
 )
+from p2pdfl.chain import contract
+from p2pdfl.chain.client import ChainClient, WrongContract, deploy, fund
+from p2pdfl.chain.devchain import DEPLOYER_SECRET, DevChain, devchain
+from p2pdfl.chain.rpc import ChainError, Refused, Reverted
+from p2pdfl.crypto.envelope import Signer, head_digest, list_hash, possession_digest
+from p2pdfl.crypto.keys import Keys, derive
 
 from .world import TASK
 

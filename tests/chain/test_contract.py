@@ -7,7 +7,7 @@ from hashlib import sha256
 import msgpack
 import pytest
 
-from p2pdfl import params
+from p2pdfl.base import params
 from p2pdfl.chain.contract import EVIDENCE_EQUIVOCATION, rules
 from p2pdfl.chain.evm import RpcError
 

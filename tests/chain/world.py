@@ -16,9 +16,9 @@ from eth_keys.datatypes import PrivateKey
 from eth_utils.crypto import keccak
 from web3 import Web3
 
+from p2pdfl.base.task import Task
 from p2pdfl.chain.contract import artefact, rules
 from p2pdfl.chain.evm import Evm, RpcError
-from p2pdfl.task import Task
 
 TASK = Task(
     training_rounds=25,

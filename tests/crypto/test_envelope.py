@@ -10,6 +10,7 @@ from eth_utils import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pdfl.base.types import Envelope, Head
 from p2pdfl.crypto.envelope import (
     BadSignature,
     Domain,
@@ -23,7 +24,6 @@ from p2pdfl.crypto.envelope import (
     recover_digest,
 )
 from p2pdfl.crypto.group import ORDER, InvalidPoint, public_key
-from p2pdfl.types import Envelope, Head
 
 DOMAIN = Domain(chain_id=131277322940537, contract=bytes(range(20)))
 SIGNER = Signer(bytes(31) + b"\x07")

@@ -9,10 +9,10 @@ from coincurve import PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.types import Dealing, Share
 from p2pdfl.crypto import dleq, group, pvss, transcript
 from p2pdfl.crypto.pvss import TooFewShares
-from p2pdfl.types import Dealing, Share
 
 ENTROPY = random.Random(1).randbytes
 TASK = b"t" * 32

@@ -15,18 +15,18 @@ from pydantic import ValidationError
 
 SEEN = [
     "fuzz",
-    "p2pdfl.codec",
+    "p2pdfl.base.codec",
     "p2pdfl.learning.compression",
     "p2pdfl.learning.quantize",
     "p2pdfl.net",
     "p2pdfl.protocol",
-    "p2pdfl.types",
+    "p2pdfl.base.types",
     "libp2p.crypto",
     "libp2p.peer.id",
     "libp2p.pubsub.validators",
 ]
 with atheris.instrument_imports(include=SEEN):
-    from p2pdfl.codec import Malformed
+    from p2pdfl.base.codec import Malformed
 
     from . import targets
     from .seeds import seeds
@@ -84,35 +84,35 @@ class Refusals:
 
 def change_codec_input(data: bytes, size_max: int, seed: int) -> bytes:
     """Half of the time as a tree of values, so that the result is msgpack again."""
-    chance = random.Random(seed)
-    if not data or chance.randrange(2):
+    rng = random.Random(seed)
+    if not data or rng.randrange(2):
         return atheris.Mutate(data, size_max)
     try:
         tree = msgpack.unpackb(data[1:], raw=True, use_list=True, strict_map_key=False)
-        for _ in range(chance.randint(1, 3)):
-            tree = _changed(tree, chance)
-        changed = bytes([chance.choice([data[0], data[0], chance.randrange(256)])]) + msgpack.packb(tree)
+        for _ in range(rng.randint(1, 3)):
+            tree = _changed(tree, rng)
+        changed = bytes([rng.choice([data[0], data[0], rng.randrange(256)])]) + msgpack.packb(tree)
     except (ValueError, OverflowError, TypeError, RecursionError, msgpack.UnpackException):
         return atheris.Mutate(data, size_max)
     return changed[:size_max]
 
 
-def _changed(tree: Any, chance: random.Random) -> Any:
-    if isinstance(tree, list) and tree and chance.randrange(5):
-        place = chance.randrange(len(tree))
-        match chance.randrange(8):
+def _changed(tree: Any, rng: random.Random) -> Any:
+    if isinstance(tree, list) and tree and rng.randrange(5):
+        place = rng.randrange(len(tree))
+        match rng.randrange(8):
             case 0:
                 return [*tree[:place], *tree[place + 1 :]]
             case 1:
                 return [*tree[:place], tree[place], *tree[place:]]
             case 2:
-                other = chance.randrange(len(tree))
+                other = rng.randrange(len(tree))
                 return [tree[other] if at == place else value for at, value in enumerate(tree)]
             case _:
-                return [*tree[:place], _changed(tree[place], chance), *tree[place + 1 :]]
-    if isinstance(tree, bytes) and chance.randrange(3):
-        count = max(0, len(tree) + chance.choice([0, 0, -1, 1, 32]))
+                return [*tree[:place], _changed(tree[place], rng), *tree[place + 1 :]]
+    if isinstance(tree, bytes) and rng.randrange(3):
+        count = max(0, len(tree) + rng.choice([0, 0, -1, 1, 32]))
         return (tree + bytes(32))[:count]
-    if isinstance(tree, int) and chance.randrange(3):
-        return chance.choice([*EDGES, tree + 1, tree - 1])
-    return chance.choice([None, [], [tree], b"", bytes(32), bytes(33), 0.5, True, "text", {}, chance.choice(EDGES)])
+    if isinstance(tree, int) and rng.randrange(3):
+        return rng.choice([*EDGES, tree + 1, tree - 1])
+    return rng.choice([None, [], [tree], b"", bytes(32), bytes(33), 0.5, True, "text", {}, rng.choice(EDGES)])

@@ -19,14 +19,15 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from libp2p.pubsub.pb import rpc_pb2
 
-from p2pdfl import types
-from p2pdfl.codec import Malformed, decode, decode_payload, encode
+from p2pdfl.base import types
+from p2pdfl.base.codec import Malformed, decode, decode_payload, encode
+from p2pdfl.base.params import PACKET_BYTES_MAX
 from p2pdfl.learning.compression import expand, shorten
 from p2pdfl.learning.quantize import CODINGS, Header, parse
 from p2pdfl.learning.quantize import encode as encode_update
-from p2pdfl.net import pubsub, pull
-from p2pdfl.net.pull import Assembly, NotHeld, Patience, Served
-from p2pdfl.params import PACKET_BYTES_MAX
+from p2pdfl.net.blobs import pull
+from p2pdfl.net.blobs.pull import Assembly, NotHeld, Patience, Served
+from p2pdfl.net.gossip import pubsub
 from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 

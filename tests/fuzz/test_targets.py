@@ -30,11 +30,11 @@ def test_seeds(target: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_seeds_with_a_byte_changed(target: str) -> None:
-    chance = random.Random(0)
+    rng = random.Random(0)
     for data in seeds(target):
         for _ in range(5):
             changed = bytearray(data)
-            changed[chance.randrange(len(changed))] = chance.randrange(256)
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
             TARGETS[target](bytes(changed))
 
 

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
+from p2pdfl.base.task import Task
 from p2pdfl.learning.learner import Learner
-from p2pdfl.task import Task
 
 TASK_ID = bytes(range(32))
 

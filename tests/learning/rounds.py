@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from p2pdfl.base.task import Task
 from p2pdfl.learning import data, models, train
 from p2pdfl.learning.learner import Learner, State
 from p2pdfl.learning.profiles import arithmetic
-from p2pdfl.task import Task
 
 ROUNDS = 20
 TRAINERS = tuple(bytes([trainer]) * 20 for trainer in range(3))

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pdfl.base.task import RULES
 from p2pdfl.learning import aggregate as rules
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max, gram, selection_network
 from p2pdfl.learning.quantize import INT4, INT8, Coding, Header, Quantized, encode, parse
-from p2pdfl.task import RULES
 
 CHUNK = INT8.chunk
 DIMENSION = 5 * CHUNK + 100  # more than a block, and a last chunk that is not full

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.task import RULES
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max
 from p2pdfl.learning.quantize import INT4, INT8, Coding, Quantized
-from p2pdfl.task import RULES
 
 from .oracle import aggregators, preaggregators
 from .test_aggregate import CHUNK, both_codings, quantized, relative_difference, updates_around

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from p2pdfl import params
-from p2pdfl.codec import Malformed
-from p2pdfl.learning import attacks, compression
+from p2pdfl.base import params
+from p2pdfl.base.codec import Malformed
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Outcome
+from p2pdfl.byzantine import attacks
+from p2pdfl.learning import compression
 from p2pdfl.learning.compression import expand, shorten
 from p2pdfl.learning.learner import Learner
 from p2pdfl.learning.quantize import HEADER_BYTES, INT8, Coding, Header, encode, parse
-from p2pdfl.task import Task
-from p2pdfl.types import Outcome
 
 from .frames import BLOCK, an_update, compressed, frame, skippable, with_checksum
 from .test_quantize import both_codings, header, update_of, vectors

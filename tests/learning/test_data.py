@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from p2pdfl.base.task import TaskError
 from p2pdfl.learning import data
-from p2pdfl.task import TaskError
 
 
 def test_digits_are_split_1437_to_360_and_scaled() -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from learning.image_files import cifar10, idx, write_cifar10, write_mnist
+from p2pdfl.base.task import TaskError
 from p2pdfl.learning import data, images
 from p2pdfl.learning.images import BadImages, parse_cifar10, parse_idx, parse_labels
-from p2pdfl.task import TaskError
 
 COUNT, TEST_COUNT = 9, 3
 LABELS = np.arange(COUNT) % 10

@@ -4,9 +4,9 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
+from p2pdfl.base.task import Task, TaskError
 from p2pdfl.learning.learner import DigestMismatch, Learner, ReplayMismatch, State, measure
 from p2pdfl.learning.quantize import decode, encode, header_of
-from p2pdfl.task import Task, TaskError
 
 TRAINERS = 8
 ATTACK_ROUND, BAN_ROUND = 3, 8

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from p2pdfl.base.task import Task, TaskError
 from p2pdfl.learning import models
 from p2pdfl.learning.learner import Learner
-from p2pdfl.task import Task, TaskError
 
 
 def learner_for(model: str, data: str = "digits") -> Learner:

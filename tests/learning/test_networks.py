@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from learning.image_files import digits_as_images, write_cifar10, write_mnist
+from p2pdfl.base.task import Task
 from p2pdfl.learning import data, images, models
 from p2pdfl.learning.learner import Learner
 from p2pdfl.learning.networks import BUILT_IN
 from p2pdfl.learning.profiles import arithmetic
 from p2pdfl.learning.sources import CONTEXT, VOCABULARY_SIZE
-from p2pdfl.task import Task
 
 TEST_COUNT = 360
 COUNTS = {

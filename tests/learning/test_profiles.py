@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning import rounds
-from p2pdfl import params
-from p2pdfl.behaviours import Poison
+from p2pdfl.base import params
+from p2pdfl.base.task import Task, TaskError
+from p2pdfl.base.types import Outcome
+from p2pdfl.byzantine.machine import Poison
+from p2pdfl.byzantine.updates import Poisoner, WithBackdoor
 from p2pdfl.learning import replay
 from p2pdfl.learning.learner import Learner, ReplayMismatch, State, TooNoisy, measure
 from p2pdfl.learning.profiles import arithmetic
 from p2pdfl.learning.quantize import INT8, Header, encode
-from p2pdfl.poison import Poisoner, WithBackdoor
-from p2pdfl.task import Task, TaskError
-from p2pdfl.types import Outcome
 
 AUTHOR = bytes(20)
 CHAOTIC = {"learning_rate": 1.0, "local_steps": 100}

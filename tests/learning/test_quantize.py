@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from p2pdfl.codec import Malformed
+from p2pdfl.base.codec import Malformed
 from p2pdfl.learning.quantize import (
     EXPONENT_MAX,
     EXPONENT_MIN,

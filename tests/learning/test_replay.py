@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from p2pdfl.base.types import Outcome
 from p2pdfl.learning.learner import Learner
 from p2pdfl.learning.quantize import INT8, decode, encode, header_of
 from p2pdfl.learning.replay import relative_distance
-from p2pdfl.types import Outcome
 
 Train = Callable[..., bytes]
 

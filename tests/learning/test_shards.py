@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pdfl.base.task import Task, TaskError
+from p2pdfl.byzantine.updates import FlippedLabels, WithBackdoor
 from p2pdfl.learning import data, draw
 from p2pdfl.learning.learner import Learner
 from p2pdfl.learning.shards import SHARD_DIVISOR, shard, urn
-from p2pdfl.poison import FlippedLabels, WithBackdoor
-from p2pdfl.task import Task, TaskError
 
 AUTHOR, OTHER = b"\1" * 20, b"\2" * 20
 NON_IID = Task(dirichlet=0.3, local_steps=5)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pdfl.base.task import Task, TaskError
 from p2pdfl.learning import data, sources
 from p2pdfl.learning.learner import DigestMismatch, Learner
-from p2pdfl.task import Task, TaskError
 
 
 def text(tokens: np.ndarray) -> str:

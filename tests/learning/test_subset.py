@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pdfl import params
+from p2pdfl.base import params
 from p2pdfl.learning.subset import minimum_diameter_subset
 
 

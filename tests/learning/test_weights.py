@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pdfl.base.task import RULES
 from p2pdfl.learning import weights
 from p2pdfl.learning.aggregate import aggregate, byzantine_count_max
-from p2pdfl.task import RULES
 
 from .test_aggregate import quantized
 

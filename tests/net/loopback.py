@@ -14,7 +14,8 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from p2pdfl.net import Limits, Network, adapter, open_network
+from p2pdfl.net import Limits, Network, open_network
+from p2pdfl.net.libp2p import adapter
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 TOPIC = "test"

@@ -9,7 +9,7 @@ import secrets
 import trio
 
 from p2pdfl.net import open_network
-from p2pdfl.net.reachability import Reachability, watched
+from p2pdfl.net.peers.reachability import Reachability, watched
 
 
 async def main() -> None:

@@ -81,11 +81,11 @@ async def peer_process(
     *,
     listen: str = LOOPBACK,
     namespace: str | None = None,
-    remembered: Path | None = None,
+    address_book: Path | None = None,
 ) -> AsyncIterator[PeerProcess]:
     command = [sys.executable, "-m", "tests.net.processes", name, "--listen", listen]
     command += [flag for address in bootstrap for flag in ("--bootstrap", address)]
-    command += [] if remembered is None else ["--remembered", str(remembered)]
+    command += [] if address_book is None else ["--remembered", str(address_book)]
     if namespace is not None:
         command = ["ip", "netns", "exec", namespace, *command]
     start = partial(
@@ -110,7 +110,7 @@ async def peer_process(
 
 async def live(parsed: argparse.Namespace) -> None:
     async with (
-        network(parsed.name, parsed.bootstrap, listen=parsed.listen, remembered=parsed.remembered) as one,
+        network(parsed.name, parsed.bootstrap, listen=parsed.listen, address_book=parsed.address_book) as one,
         trio.open_nursery() as nursery,
     ):
         tell({"addresses": one.addresses})

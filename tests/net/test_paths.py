@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pytest
 import trio
 
+from net.peers.test_discovery import free_port
 from p2pdfl.net import Limits, Network, open_network
-from p2pdfl.net.adapter_inbound import place_of
-from p2pdfl.net.reachability import ask
+from p2pdfl.net.libp2p.inbound import place_of
+from p2pdfl.net.peers.reachability import ask
 
 from .loopback import TOPIC, assert_works, network, networks, seed
-from .test_discovery import free_port
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from p2pdfl.net import Limits, Network, NetworkFailed, Unreachable, adapter
+from p2pdfl.net import Limits, Network, NetworkFailed, Unreachable
+from p2pdfl.net.libp2p import adapter
 
 from .loopback import TOPIC, assert_works, network, networks, peer_of
 

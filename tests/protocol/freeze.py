@@ -9,11 +9,11 @@ from enum import Enum
 from types import ModuleType
 from typing import Any
 
-from p2pdfl.protocol.docket import Docket
+from p2pdfl.base.types import Wire
+from p2pdfl.protocol.config import Setup
+from p2pdfl.protocol.evidence_pool import EvidencePool
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.run import Run
-from p2pdfl.protocol.setup import Setup
-from p2pdfl.types import Wire
 
 
 def freeze(value: Any) -> Any:
@@ -30,7 +30,7 @@ def freeze(value: Any) -> Any:
             return [freeze(item) for item in value]
         case set() | frozenset():
             return frozenset(freeze_key(item) for item in value)
-        case Docket() | object() if is_dataclass(value):
+        case EvidencePool() | object() if is_dataclass(value):
             return {field.name: freeze(getattr(value, field.name)) for field in fields(value)}
         case _ if callable(value):
             return None

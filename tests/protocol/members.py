@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 
-from p2pdfl.codec import body_digest, encode
-from p2pdfl.crypto.envelope import Domain, Signer
-from p2pdfl.crypto.keys import Keys, derive
-from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.types import (
+from p2pdfl.base.codec import body_digest, encode
+from p2pdfl.base.types import (
     Ballot,
     Certificate,
     Close,
@@ -24,6 +21,9 @@ from p2pdfl.types import (
     Payload,
     Registration,
 )
+from p2pdfl.crypto.envelope import Domain, Signer
+from p2pdfl.crypto.keys import Keys, derive
+from p2pdfl.protocol.membership import EpochMembers
 
 TASK = sha256(b"task").digest()
 DOMAIN = Domain(chain_id=1, contract=bytes(20))

@@ -5,26 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from p2pdfl.codec import body_digest, digest_of, encode
+from p2pdfl.base.codec import body_digest, digest_of, encode
+from p2pdfl.base.types import Ballot, Certificate, Close, Contents, Envelope, Kind, Notarize, Packet, Payload, Propose
 from p2pdfl.crypto.envelope import Signer, head_digest
 from p2pdfl.protocol.events import CheckCommits, CommitsChecked, Effect, Event, PacketReceived
-from p2pdfl.protocol.perform import check_commits
 from p2pdfl.protocol.refusal import Refusal
 from p2pdfl.protocol.round import OpenRound, Phase
 from p2pdfl.protocol.run import Run
+from p2pdfl.protocol.sharing import check_commits
 from p2pdfl.sim.world import World, stand_in_task
-from p2pdfl.types import (
-    Ballot,
-    Certificate,
-    Close,
-    Contents,
-    Envelope,
-    Kind,
-    Notarize,
-    Packet,
-    Payload,
-    Propose,
-)
 
 N = 4
 

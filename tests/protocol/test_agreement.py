@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.types import ZERO_DIGEST, Certificate, Digest, Kind
 from p2pdfl.protocol.agreement import Agreement, compute_level, is_certificate, is_justified
-from p2pdfl.types import ZERO_DIGEST, Certificate, Digest, Kind
 
 from .members import DOMAIN, HEAD, OTHER, TASK, a_certificate, an_epoch
 

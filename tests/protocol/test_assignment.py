@@ -9,7 +9,8 @@ from hashlib import sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pdfl.protocol.assignment import Assignment, batch_seed, compute_assignment, shuffled
+from p2pdfl.base import params
+from p2pdfl.protocol.assignment import Assignment, batch_seed, compute_assignment, shuffled, turn_ms
 
 beacons = st.binary(min_size=32, max_size=32)
 
@@ -121,3 +122,19 @@ def test_batches_differ_by_task_round_author_and_beacon() -> None:
         (*base[:3], b"\5" * 20),
     ]
     assert len({batch_seed(*each) for each in (base, *others)}) == 5
+
+
+THREE_LEAD = Assignment(leaders=(3, 0, 2), audits={}, trainers=frozenset())
+
+
+def test_members_take_turns_in_leader_order() -> None:
+    assert [turn_ms(THREE_LEAD, member) for member in (3, 0, 2)] == [
+        0,
+        params.ANCHOR_STAGGER_MS,
+        2 * params.ANCHOR_STAGGER_MS,
+    ]
+
+
+def test_who_does_not_lead_sends_nothing() -> None:
+    assert turn_ms(THREE_LEAD, 1) is None
+    assert turn_ms(THREE_LEAD, None) is None

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pdfl import params
+from p2pdfl.base import params
+from p2pdfl.base.types import Ballot, Judge, Kind, Outcome, VerdictEntry, VerdictProof
 from p2pdfl.protocol.audit import Jury, is_party, is_verdict, judge_envelope, judge_view, loser
-from p2pdfl.types import Ballot, Judge, Kind, Outcome, VerdictEntry, VerdictProof
 
 from .members import DOMAIN, OTHER, TASK, a_packet, an_epoch
 

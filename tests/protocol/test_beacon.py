@@ -8,9 +8,9 @@ from itertools import combinations
 
 import pytest
 
+from p2pdfl.base.types import Dealing, Share
 from p2pdfl.crypto import pvss
 from p2pdfl.protocol.beacon import FixedDealings, dealing_context, fix_dealings, initial_beacon, initial_parent
-from p2pdfl.types import Dealing, Share
 
 from .members import HEAD, OTHER, TASK, an_epoch, peers
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from p2pdfl.behaviours import ByzantineMachine, Deviation
-from p2pdfl.codec import Malformed, decode, decode_payload, encode
+from p2pdfl.base.codec import Malformed, decode, decode_payload, encode
+from p2pdfl.base.types import Checkpoint, Commit, Epoch, Propose
+from p2pdfl.byzantine.machine import ByzantineMachine, Deviation
 from p2pdfl.protocol.checkpoint import (
     BANNED_EARLIER,
     Anchored,
@@ -25,15 +26,14 @@ from p2pdfl.protocol.checkpoint import (
     restore,
     rounds_of,
 )
+from p2pdfl.protocol.config import Setup
 from p2pdfl.protocol.history import ClosedRound
 from p2pdfl.protocol.round import RoundContext
 from p2pdfl.protocol.run import Run
-from p2pdfl.protocol.setup import Setup
 from p2pdfl.protocol.start import Start
 from p2pdfl.sim import caches
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.world import World, stand_in_task
-from p2pdfl.types import Checkpoint, Commit, Epoch, Propose
 
 N = 5
 EPOCHS = (0, 1, 2)

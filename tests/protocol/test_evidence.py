@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pdfl.base.types import Close, EquivocationProof, Kind, Notarize, Packet
 from p2pdfl.protocol.evidence import SlotLedger, is_equivocation
-from p2pdfl.types import Close, EquivocationProof, Kind, Notarize, Packet
 
 from .members import DOMAIN, HEAD, OTHER, TASK, a_packet, peers
 

@@ -9,13 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from p2pdfl import params
-from p2pdfl.codec import digest_of
-from p2pdfl.protocol.audit import judge_view
-from p2pdfl.protocol.events import CertificateReceived, Effect, PacketReceived, Send, Tick
-from p2pdfl.protocol.refusal import Refusal
-from p2pdfl.sim.check import find_violations
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.codec import digest_of
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Accuse,
     Ballot,
@@ -33,6 +29,10 @@ from p2pdfl.types import (
     VerdictEntry,
     VerdictProof,
 )
+from p2pdfl.protocol.audit import judge_view
+from p2pdfl.protocol.events import CertificateReceived, Effect, PacketReceived, Send, Tick
+from p2pdfl.protocol.refusal import Refusal
+from p2pdfl.sim.check import find_violations
 
 from .freeze import freeze
 from .stage import N, Stage, head_of, in_commit_phase, in_propose_phase

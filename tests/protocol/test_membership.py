@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2pdfl import params
+from p2pdfl.base import params
 from p2pdfl.crypto.envelope import list_hash
 from p2pdfl.protocol.membership import select_members
 

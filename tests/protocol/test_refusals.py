@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from p2pdfl import params
-from p2pdfl.codec import encode
-from p2pdfl.crypto.envelope import Signer
-from p2pdfl.protocol.events import CertificateReceived, Notice, PacketReceived
-from p2pdfl.types import (
+from p2pdfl.base import params
+from p2pdfl.base.codec import encode
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Accuse,
     Close,
@@ -25,6 +23,8 @@ from p2pdfl.types import (
     Packet,
     UpdateEntry,
 )
+from p2pdfl.crypto.envelope import Signer
+from p2pdfl.protocol.events import CertificateReceived, Notice, PacketReceived
 
 from .freeze import freeze
 from .stage import Stage, head_of, in_commit_phase, in_propose_phase, with_contents

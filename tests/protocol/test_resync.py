@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from p2pdfl import params
-from p2pdfl.codec import decode, encode
+from p2pdfl.base import params
+from p2pdfl.base.codec import decode, encode
+from p2pdfl.base.types import Kind, Notarize, Packet, Propose
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply, packet_id
-from p2pdfl.types import Kind, Notarize, Packet, Propose
+from protocol.test_evidence_pool import a_proposal
 
 from .members import HEAD, OTHER, TASK, a_certificate, a_packet
-from .test_docket import a_proposal
 
 
 def votes(count: int) -> list[Packet]:

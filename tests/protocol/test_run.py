@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from p2pdfl import params
-from p2pdfl.codec import body_digest, decode_payload
+from p2pdfl.base import params
+from p2pdfl.base.codec import body_digest, decode_payload
+from p2pdfl.base.types import ZERO_DIGEST, Close, Commit, CommitEntry, Kind, Notarize, Packet, Propose, UpdateEntry
 from p2pdfl.protocol.events import (
     Aggregate,
     Aggregated,
@@ -28,17 +29,6 @@ from p2pdfl.protocol.events import (
 )
 from p2pdfl.protocol.run import Run
 from p2pdfl.sim.network import PlainNetwork
-from p2pdfl.types import (
-    ZERO_DIGEST,
-    Close,
-    Commit,
-    CommitEntry,
-    Kind,
-    Notarize,
-    Packet,
-    Propose,
-    UpdateEntry,
-)
 
 from .freeze import freeze
 from .stage import Stage, head_of, in_commit_phase, in_propose_phase, with_contents
@@ -377,18 +367,18 @@ def test_a_restart_sends_the_stored_bytes() -> None:
 def test_evidence_spreads_with_the_proposal_that_lists_it() -> None:
     teller = proposing()
     teller.take(*(teller.packet(3, Close(head=head)) for head in (HEAD, OTHER)))
-    proof = next(iter(teller.run.docket.equivocations.values()))
+    proof = next(iter(teller.run.evidence_pool.equivocations.values()))
     stage = proposing()
     propose = with_state(stage)
     listing = with_contents(propose, evidence=(proof.entry,)).replace(equivocations=(proof,))
     stage.take(stage.packet(stage.leader(), listing))
-    assert stage.run.docket.pending_losers(1, ()) == {stage.run.epoch.addresses[3]}
+    assert stage.run.evidence_pool.pending_losers(1, ()) == {stage.run.epoch.addresses[3]}
 
 
 def test_an_equivocation_in_a_closed_round_still_counts() -> None:
     stage = proposing(2)
     effects = stage.take(*(stage.packet(3, Close(head=head), round=0, view=1) for head in (HEAD, OTHER)))
-    assert stage.run.docket.pending_losers(2, ()) == {stage.run.epoch.addresses[3]}
+    assert stage.run.evidence_pool.pending_losers(2, ()) == {stage.run.epoch.addresses[3]}
     assert [effect.name for effect in effects if hasattr(effect, "name")] == ["equivocation"]
 
 
@@ -398,7 +388,7 @@ def test_a_second_body_that_is_refused_is_evidence_and_nothing_else() -> None:
     votes = freeze(stage.open.agreement)
     assert stage.reason(stage.packet(3, Notarize(head=ZERO_DIGEST), view=1)) is None
     assert freeze(stage.open.agreement) == votes
-    assert stage.run.docket.pending_losers(1, ()) == {stage.run.epoch.addresses[3]}
+    assert stage.run.evidence_pool.pending_losers(1, ()) == {stage.run.epoch.addresses[3]}
 
 
 # --- time, chain, resync -------------------------------------------------------------------------------------------

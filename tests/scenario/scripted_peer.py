@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from p2pdfl import task
+from p2pdfl.base import task
 
 PIDS = "SCRIPTED_PEER_PIDS"
 """In the environment: a FIFO that hears of each peer once it runs."""

@@ -9,17 +9,24 @@ from hashlib import sha256
 import pytest
 import zstandard
 
-from p2pdfl.behaviours import UNDECODABLE_BEHAVIOURS, UPDATE_BEHAVIOURS, Behaviour, ByzantineMachine, Deviation, Poison
-from p2pdfl.compute import Compute
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Outcome
+from p2pdfl.byzantine.machine import (
+    UNDECODABLE_BEHAVIOURS,
+    UPDATE_BEHAVIOURS,
+    Behaviour,
+    ByzantineMachine,
+    Deviation,
+    Poison,
+)
+from p2pdfl.byzantine.process import ByzantineCompute
+from p2pdfl.byzantine.updates import WithBackdoor
 from p2pdfl.crypto.keys import Keys, derive
 from p2pdfl.learning.learner import Learner
-from p2pdfl.poison import WithBackdoor
+from p2pdfl.node.compute import Compute
 from p2pdfl.protocol.events import Effect, Replay, Replayed, Train
 from p2pdfl.protocol.run import Run
-from p2pdfl.scenario.byzantine import ByzantineCompute
 from p2pdfl.sim.world import World, stand_in_task
-from p2pdfl.task import Task
-from p2pdfl.types import Outcome
 
 TASK_ID = bytes(32)
 FROM_ROUND = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from p2pdfl.scenario import live, places, report
+from p2pdfl.scenario import live, report, run_directory
 from p2pdfl.scenario.events import PeerRecord
 from p2pdfl.scenario.summary import Summary, summarize
 from scenario.runs import ADDRESSES, ANCHORS, SLASHES, a_record, a_scenario, the_records
@@ -140,13 +140,13 @@ def test_an_earlier_run_is_replaced_or_moved_aside(tmp_path: Path) -> None:
         run.mkdir()
         (run / "scenario.toml").write_text(text)
 
-    places.make_room(run, made_by="scenario.toml", keep=False)
+    run_directory.make_room(run, made_by="scenario.toml", keep=False)
     earlier("first")
-    places.make_room(run, made_by="scenario.toml", keep=False)
+    run_directory.make_room(run, made_by="scenario.toml", keep=False)
     assert not run.exists()
     for text in ("second", "third"):
         earlier(text)
-        places.make_room(run, made_by="scenario.toml", keep=True)
+        run_directory.make_room(run, made_by="scenario.toml", keep=True)
     assert [(tmp_path / f"small.{number}" / "scenario.toml").read_text() for number in (1, 2)] == ["second", "third"]
 
 
@@ -154,5 +154,5 @@ def test_a_directory_that_is_no_earlier_run_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "thesis.tex").write_text("")
     with pytest.raises(FileExistsError):
-        places.make_room(tmp_path / "small", made_by="scenario.toml", keep=False)
+        run_directory.make_room(tmp_path / "small", made_by="scenario.toml", keep=False)
     assert (tmp_path / "small" / "thesis.tex").exists()

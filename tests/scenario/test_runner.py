@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from p2pdfl.keyfile import load_or_create
+from p2pdfl.node.keyfile import load_or_create
 from p2pdfl.scenario import runner, spec
 from p2pdfl.scenario.runner import RunFailed
 from p2pdfl.scenario.summary import Summary

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from p2pdfl.codec import body_digest, decode_payload, encode
+from p2pdfl.base.codec import body_digest, decode_payload, encode
+from p2pdfl.base.types import Commit, Kind, Packet, Payload, Propose
 from p2pdfl.protocol.events import Effect, Event, Send
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound, Run
 from p2pdfl.sim.world import Machine
-from p2pdfl.types import Commit, Kind, Packet, Payload, Propose
 
 Rewrite = Callable[[Run, Effect], Sequence[Effect]]
 

@@ -7,14 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from p2pdfl.codec import decode_payload
-from p2pdfl.protocol.assignment import batch_seed
-from p2pdfl.protocol.events import Closed, Effect, Event, PacketReceived, Replayed, Reveal, Send
-from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
-from p2pdfl.protocol.run import LoadRound, Run
-from p2pdfl.sim.learning import StandIn, honest_update
-from p2pdfl.sim.world import Machine, World
-from p2pdfl.types import (
+from p2pdfl.base.codec import decode_payload
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Accuse,
     Close,
@@ -30,6 +24,12 @@ from p2pdfl.types import (
     Propose,
     UpdateEntry,
 )
+from p2pdfl.protocol.assignment import batch_seed
+from p2pdfl.protocol.events import Closed, Effect, Event, PacketReceived, Replayed, Reveal, Send
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
+from p2pdfl.protocol.run import LoadRound, Run
+from p2pdfl.sim.learning import StandIn, honest_update
+from p2pdfl.sim.world import Machine, World
 
 from .byzantine import Rewrite, commit_of, on_sending, only, propose_of, signed
 from .runs import a_world, bans, run_checked
@@ -532,6 +532,6 @@ def _committed(closed: Closed) -> set[int]:
 
 
 def _with_contents(propose: Propose, contents: Contents) -> Propose:
-    from p2pdfl.codec import digest_of
+    from p2pdfl.base.codec import digest_of
 
     return propose.replace(contents=contents, head=propose.head.replace(contents=digest_of(contents)))

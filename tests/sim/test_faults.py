@@ -7,9 +7,9 @@ from hashlib import sha256
 
 import pytest
 
+from p2pdfl.base.types import Kind
 from p2pdfl.protocol.events import ChainSeen, PacketReceived
 from p2pdfl.sim import caches
-from p2pdfl.types import Kind
 
 from .runs import a_world, leaders, run_checked
 

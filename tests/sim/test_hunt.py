@@ -16,7 +16,7 @@ from p2pdfl.sim.__main__ import main
 from p2pdfl.sim.chain import Anchors
 from p2pdfl.sim.check import Watch
 from p2pdfl.sim.hunt import Case, Result, draw_case, make_world, run_case
-from p2pdfl.sim.plants import Plant
+from p2pdfl.sim.mutants import Plant
 from p2pdfl.sim.world import World
 
 from .runs import a_world
@@ -111,8 +111,8 @@ def test_the_byzantine_and_who_loses_its_store_are_under_a_third() -> None:
 def test_after_the_calm_nothing_is_lost_and_everybody_is_up() -> None:
     for seed in range(50):
         plan = draw_case(seed).plan
-        chance = make_world(draw_case(SEED))[0]._random
-        assert all(plan.network.delays_ms(0, 1, plan.calm_ms, chance) for _ in range(20))
+        rng = make_world(draw_case(SEED))[0]._random
+        assert all(plan.network.delays_ms(0, 1, plan.calm_ms, rng) for _ in range(20))
         assert all(crash.at_ms + crash.down_ms <= plan.calm_ms + 2 for crash in plan.crashes)
 
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from p2pdfl.base.types import Envelope, Packet, Registration
 from p2pdfl.crypto.envelope import Domain
 from p2pdfl.crypto.pvss import TooFewShares
 from p2pdfl.protocol.events import ChainSeen
@@ -14,7 +15,6 @@ from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
 from p2pdfl.sim.network import Cut, FaultyNetwork
 from p2pdfl.sim.sharing import StandInSharing
-from p2pdfl.types import Envelope, Packet, Registration
 
 SHARING = StandInSharing()
 KEYS = tuple(bytes([2]) + bytes([index]) * 32 for index in range(1, 8))
@@ -161,8 +161,8 @@ def test_a_cut_has_a_direction_and_an_end() -> None:
         duplication=0.0,
         cuts=(cut,),
     )
-    chance = random.Random(1)
-    assert network.delays_ms(0, 1, 15, chance) == ()
-    assert network.delays_ms(1, 0, 15, chance)
-    assert network.delays_ms(0, 1, 20, chance)
+    rng = random.Random(1)
+    assert network.delays_ms(0, 1, 15, rng) == ()
+    assert network.delays_ms(1, 0, 15, rng)
+    assert network.delays_ms(0, 1, 20, rng)
     assert not network.is_open(1, 0, 15)

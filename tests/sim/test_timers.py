@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from p2pdfl import params
+from p2pdfl.base import params
 from p2pdfl.sim.network import PlainNetwork
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.world import World

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2pdfl.behaviours import UNDECODABLE_BEHAVIOURS, Behaviour, ByzantineMachine, Deviation, Poison
-from p2pdfl.codec import decode_payload
+from p2pdfl.base.codec import decode_payload
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import Accuse, Address, Digest, Judge, Kind, Outcome
+from p2pdfl.byzantine.machine import UNDECODABLE_BEHAVIOURS, Behaviour, ByzantineMachine, Deviation, Poison
+from p2pdfl.byzantine.updates import HonestUpdate, Poisoner
 from p2pdfl.learning import compression
 from p2pdfl.learning.learner import Learner, State, measure
 from p2pdfl.learning.quantize import HEADER_BYTES, INT8
-from p2pdfl.poison import HonestUpdate, Poisoner
 from p2pdfl.protocol.events import Train
 from p2pdfl.protocol.run import Run
 from p2pdfl.sim.hunt import draw_case, run_case
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.training import RealLearning
 from p2pdfl.sim.world import Machine, World
-from p2pdfl.task import Task
-from p2pdfl.types import Accuse, Address, Digest, Judge, Kind, Outcome
 
 from .runs import TASK, bans, run_checked
 

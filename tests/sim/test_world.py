@@ -6,10 +6,10 @@ from hashlib import sha256
 
 import pytest
 
-from p2pdfl.codec import encode
+from p2pdfl.base.codec import encode
+from p2pdfl.base.types import Digest, Kind
 from p2pdfl.sim.check import find_violations
 from p2pdfl.sim.world import World
-from p2pdfl.types import Digest, Kind
 
 from .byzantine import commit_of, on_sending, only, signed
 from .runs import a_world, run_checked

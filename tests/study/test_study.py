@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console, Group
 
 from p2pdfl import cli
-from p2pdfl.behaviours import UpdateBehaviour
-from p2pdfl.economics import ROUNDS_WITHOUT_AUDITS, Audits
+from p2pdfl.base.task import Task
+from p2pdfl.byzantine.machine import UpdateBehaviour
 from p2pdfl.learning import networks as models
+from p2pdfl.protocol.audit_economics import ROUNDS_WITHOUT_AUDITS, Audits
 from p2pdfl.study import Attack, Row, Study, StudyError, run
 from p2pdfl.study.cell import _measured as measured
 from p2pdfl.study.cell import cells, run_cell
 from p2pdfl.study.results import Results, report
-from p2pdfl.task import Task
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from sim.byzantine import on_sending, only, signed
 
-from p2pdfl import codec
-from p2pdfl import task as task_file
-from p2pdfl.behaviours import ByzantineMachine, Deviation
+from p2pdfl.base import codec
+from p2pdfl.base import task as task_file
+from p2pdfl.base.task import Deployment, Task, TaskFile
+from p2pdfl.base.types import ZERO_DIGEST, Commit, Digest, Kind, Outcome, Packet, Wire
+from p2pdfl.byzantine.machine import ByzantineMachine, Deviation
 from p2pdfl.chain.client import Block
 from p2pdfl.chain.contract import (
     EVIDENCE_EQUIVOCATION,
@@ -27,14 +29,12 @@ from p2pdfl.chain.contract import (
 from p2pdfl.crypto.envelope import head_digest, list_hash
 from p2pdfl.learning import learner as learning
 from p2pdfl.learning.learner import Learner, State
+from p2pdfl.node.store import Store
 from p2pdfl.protocol.events import SubmitAnchor, SubmitEquivocation, SubmitVerdict
 from p2pdfl.protocol.run import Run
 from p2pdfl.scenario import ledger
 from p2pdfl.sim.training import RealLearning
 from p2pdfl.sim.world import Machine, World
-from p2pdfl.store import Store
-from p2pdfl.task import Deployment, Task, TaskFile
-from p2pdfl.types import ZERO_DIGEST, Commit, Digest, Kind, Outcome, Packet, Wire
 
 FLIPPER, EQUIVOCATOR, LEAVER = 3, 1, 2
 """Member indices: flips signs from round 1, signs two COMMITs in round 2, exits in block 2."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from p2pdfl.types import Packet
+from p2pdfl.base.types import Packet
 from p2pdfl.verify.files import BadFile, Transcript, Unusable, read_bounded, read_json
 from p2pdfl.verify.findings import Check, Findings, lines
 from p2pdfl.verify.registry import load

@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2pdfl import codec
-from p2pdfl.crypto.envelope import Signer, head_digest, recover
-from p2pdfl.learning import compression
-from p2pdfl.learning.compression import shorten
-from p2pdfl.learning.learner import Learner, State, load_state, save_state
-from p2pdfl.types import (
+from p2pdfl.base import codec
+from p2pdfl.base.types import (
     Accuse,
     Ballot,
     Certificate,
@@ -32,6 +28,10 @@ from p2pdfl.types import (
     UpdateEntry,
     VerdictProof,
 )
+from p2pdfl.crypto.envelope import Signer, head_digest, recover
+from p2pdfl.learning import compression
+from p2pdfl.learning.compression import shorten
+from p2pdfl.learning.learner import Learner, State, load_state, save_state
 from p2pdfl.verify.files import Unusable
 from p2pdfl.verify.findings import Check, CheckResult, Report, Status, lines
 from p2pdfl.verify.verification import verify

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Len, Lt
 
-from p2pdfl import types
+from p2pdfl.base import types
+from p2pdfl.base.types import PAYLOAD_TYPES, Wire
 from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
-from p2pdfl.types import PAYLOAD_TYPES, Wire
 
 ROOTS: tuple[type[Wire], ...] = (
     types.Packet,

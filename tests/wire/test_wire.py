@@ -16,16 +16,17 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_varint_prefixed
 from net.loopback import GOSSIP, LOOPBACK, Stranger, peer_of, stranger
 
-from p2pdfl import params
-from p2pdfl.codec import decode, decode_payload, encode
+from p2pdfl.base import params
+from p2pdfl.base.codec import decode, decode_payload, encode
+from p2pdfl.base.types import Packet
 from p2pdfl.crypto.envelope import ENVELOPE_TYPE, POSSESSION_TYPE, recover
-from p2pdfl.net import Limits, Network, adapter, open_network
-from p2pdfl.net.blobs import PROTOCOL as PULL
-from p2pdfl.net.pubsub import RPC_OVERHEAD_BYTES
-from p2pdfl.node import RESYNC_PROTOCOL
+from p2pdfl.net import Limits, Network, open_network
+from p2pdfl.net.blobs.service import PROTOCOL as PULL
+from p2pdfl.net.gossip.pubsub import RPC_OVERHEAD_BYTES
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.node.checkpoint_sync import CHECKPOINT_PROTOCOL
+from p2pdfl.node.node import RESYNC_PROTOCOL
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
-from p2pdfl.resuming import CHECKPOINT_PROTOCOL
-from p2pdfl.types import Packet
 
 from . import declared, vectors
 

@@ -19,20 +19,9 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 
-from p2pdfl.codec import body_digest, digest_of, encode
-from p2pdfl.crypto import pvss
-from p2pdfl.crypto.envelope import Domain, Signer, envelope_digest, head_digest, list_hash, possession_digest
-from p2pdfl.crypto.keys import Keys, derive
-from p2pdfl.learning import compression, quantize
-from p2pdfl.learning.state import State
-from p2pdfl.net.pull import CHUNK_BYTES, Served, chunk_count, encode_reply, encode_request
-from p2pdfl.protocol import assignment
-from p2pdfl.protocol.beacon import FixedDealings, dealing_context, fix_dealings, initial_beacon, initial_parent
-from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
-from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, packet_id
-from p2pdfl.task import Task
-from p2pdfl.types import (
+from p2pdfl.base.codec import body_digest, digest_of, encode
+from p2pdfl.base.task import Task
+from p2pdfl.base.types import (
     ZERO_DIGEST,
     Accuse,
     Ballot,
@@ -64,6 +53,17 @@ from p2pdfl.types import (
     VerdictProof,
     Wire,
 )
+from p2pdfl.crypto import pvss
+from p2pdfl.crypto.envelope import Domain, Signer, envelope_digest, head_digest, list_hash, possession_digest
+from p2pdfl.crypto.keys import Keys, derive
+from p2pdfl.learning import compression, quantize
+from p2pdfl.learning.state import State
+from p2pdfl.net.blobs.pull import CHUNK_BYTES, Served, chunk_count, encode_reply, encode_request
+from p2pdfl.protocol import assignment
+from p2pdfl.protocol.beacon import FixedDealings, dealing_context, fix_dealings, initial_beacon, initial_parent
+from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
+from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, packet_id
 
 Vector = dict[str, Any]
 

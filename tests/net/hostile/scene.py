@@ -19,8 +19,9 @@ from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux import yamux
 
 from net.loopback import assert_works, network, peer_of, seed
-from p2pdfl.net import Limits, Network, adapter
-from p2pdfl.net.rates import Rate
+from p2pdfl.net import Limits, Network
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.limits.rates import Rate
 
 from .attacker import Attacker, Identity
 
@@ -57,7 +58,7 @@ BLOB = bytes(16 << 20)
 BLOB_DIGEST = sha256(BLOB).digest()
 """More than all buffers on the way hold."""
 BACK_S = 8.0
-PASSING_TASKS = ("p2pdfl.net.discovery.Discovery._lost_everybody_or",)
+PASSING_TASKS = ("p2pdfl.net.peers.discovery.Discovery._lost_everybody_or",)
 """Between two lookups only."""
 
 Attack = Callable[[Attacker], Awaitable[None]]

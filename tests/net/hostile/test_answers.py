@@ -22,8 +22,9 @@ from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 from multiaddr import Multiaddr
 
 from net.loopback import assert_works, network, networks, peer_of, stranger
-from p2pdfl.net import Limits, Network, adapter
-from p2pdfl.net.limits import DHT_MESSAGE_BYTES_MAX, DHT_PROVIDED_KEYS_MAX
+from p2pdfl.net import Limits, Network
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.limits.bounds import DHT_MESSAGE_BYTES_MAX, DHT_PROVIDED_KEYS_MAX
 
 from .attacker import MULTISTREAM, NOISE, Ended, Identity, Noise, Tcp, hello, name_message, receive_name
 from .test_protocols import DHT, addresses, record

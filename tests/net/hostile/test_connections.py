@@ -15,7 +15,7 @@ from libp2p.crypto.pb import crypto_pb2
 from libp2p.utils.varint import encode_uvarint
 
 from net.loopback import network
-from p2pdfl.net.limits import PROTOCOL_NAME_BYTES_MAX, PROTOCOL_PROPOSALS_MAX
+from p2pdfl.net.limits.bounds import PROTOCOL_NAME_BYTES_MAX, PROTOCOL_PROPOSALS_MAX
 
 from .attacker import (
     MULTISTREAM,

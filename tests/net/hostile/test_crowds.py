@@ -11,7 +11,8 @@ from libp2p.pubsub.pb import rpc_pb2
 
 from net.loopback import GOSSIP, TOPIC, assert_works, network, networks, peer_of
 from net.test_host import port_of
-from p2pdfl.net import Limits, Network, adapter
+from p2pdfl.net import Limits, Network
+from p2pdfl.net.libp2p import adapter
 
 from .attacker import Attacker, Ended, Identity
 from .scene import Attack, Scene, blocks_and_bytes, containers_of

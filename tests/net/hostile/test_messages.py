@@ -27,8 +27,9 @@ from net.loopback import (
     stranger,
     until_ended,
 )
-from p2pdfl.net import Limits, Network, Refused, adapter
-from p2pdfl.net.rates import Rate
+from p2pdfl.net import Limits, Network, Refused
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.limits.rates import Rate
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 

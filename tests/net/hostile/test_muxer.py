@@ -10,8 +10,9 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_varint_prefixed
 
 from net.loopback import GOSSIP
-from p2pdfl.net import adapter, blobs
-from p2pdfl.net.limits import STREAMS_PER_CONNECTION_MAX, WINDOW_BYTES_MAX
+from p2pdfl.net.blobs import service
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.limits.bounds import STREAMS_PER_CONNECTION_MAX, WINDOW_BYTES_MAX
 
 from .attacker import (
     ACK,
@@ -185,7 +186,7 @@ async def replies_that_are_not_read(attacker: Attacker) -> None:
     """The victim's writing stops; it then closes for silence.  As shipped, not before it has said goodbye."""
     attacker.receive_buffer_bytes = 4096
     yamux = await attacker.yamux(Identity(TRAITOR))
-    stream = await yamux.open(blobs.PROTOCOL)
+    stream = await yamux.open(service.PROTOCOL)
     await yamux.send_frame(WINDOW, 0, stream.id, 1 << 30)
     await stream.send(len(BLOB_DIGEST).to_bytes(4, "big") + BLOB_DIGEST)
     connections = adapter.swarm_of(attacker.victim._host).connections

@@ -18,8 +18,9 @@ from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 from multiaddr import Multiaddr
 
 from net.loopback import GOSSIP, TOPIC, seed
-from p2pdfl.net import adapter, blobs
-from p2pdfl.net.limits import ADDRESS_RECORD_BYTES_MAX, DHT_MESSAGE_BYTES_MAX
+from p2pdfl.net.blobs import service
+from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.limits.bounds import ADDRESS_RECORD_BYTES_MAX, DHT_MESSAGE_BYTES_MAX
 
 from .attacker import Attacker, Ended, Identity, Stream, Yamux, hello, receive_name
 from .scene import ECHO, ECHO_BYTES_MAX, LIMITS, TRAITOR, Attack, Scene
@@ -500,7 +501,7 @@ async def requests_without_number(attacker: Attacker) -> None:
 async def blobs_that_nobody_has(attacker: Attacker) -> None:
     yamux = await traitor(attacker)
     for number in range(50):
-        stream = await yamux.open(blobs.PROTOCOL)
+        stream = await yamux.open(service.PROTOCOL)
         digest = number.to_bytes(32, "big")
         await stream.send(len(digest).to_bytes(4, "big") + digest)
         await stream.until_ended()
@@ -509,7 +510,7 @@ async def blobs_that_nobody_has(attacker: Attacker) -> None:
 async def digest_of_odd_size(attacker: Attacker) -> None:
     yamux = await traitor(attacker)
     for size in (0, 1, 31, 33, 60_000):
-        stream = await yamux.open(blobs.PROTOCOL)
+        stream = await yamux.open(service.PROTOCOL)
         await stream.send(size.to_bytes(4, "big") + bytes(size))
         await ends(stream)
 

@@ -1,0 +1,1 @@
+"""A body by its digest: who has it, and how it comes."""

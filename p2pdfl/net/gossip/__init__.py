@@ -1,0 +1,1 @@
+"""Gossip: who hears what, from whom, and what waits for the node."""

@@ -1,0 +1,1 @@
+"""What a peer may cost this one, and whose fault it was."""

@@ -1,0 +1,1 @@
+"""Finding the other members and being found: addresses, discovery, liveness, relays."""

@@ -1,0 +1,202 @@
+"""What a member asks of the chain and owes it, beside the rounds (DESIGN 3.8, 7).
+
+A round never waits for any of this.  A chain that is out of reach, or answers nonsense, is asked again, with growing
+pauses; a chain that hangs holds up a few threads of its own and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from p2pdfl.base import params, workers
+from p2pdfl.base.types import Address, Digest
+from p2pdfl.chain.client import ChainClient
+from p2pdfl.chain.rpc import ChainError, ChainUnreachable
+from p2pdfl.chain.sender import Receipt
+from p2pdfl.crypto.envelope import head_digest
+from p2pdfl.node.event_log import EventLog
+from p2pdfl.protocol.events import ChainSeen, SubmitAnchor, SubmitEquivocation, SubmitVerdict
+from p2pdfl.protocol.evidence_pool import EVIDENCE_NAMES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leave:
+    """Asks the contract to let this member go."""
+
+    delay_ms: int = 0
+
+
+Duty = SubmitAnchor | SubmitVerdict | SubmitEquivocation | Leave
+
+
+@dataclass(kw_only=True)
+class ChainOutbox:
+    chain: ChainClient
+    event_log: EventLog
+
+    _owed: int = 0
+    _changed: trio.Event = field(default_factory=trio.Event)
+    _threads: trio.CapacityLimiter = field(
+        default_factory=lambda: trio.CapacityLimiter(params.CHAIN_THREADS_MAX)  # not those that training waits for
+    )
+    _reading: set[Digest | None] = field(default_factory=set)
+
+    def take(self, duty: Duty, nursery: trio.Nursery) -> None:
+        self._owed += 1
+        nursery.start_soon(self._do, duty)
+
+    def leave(self, nursery: trio.Nursery) -> None:
+        """Out of the members from the next list on; the deposit stays until the contract's cooldown is over."""
+        self.take(Leave(), nursery)
+
+    async def wait_until_done(self, patience_s: float) -> None:
+        """Until all that this member owes is on chain; tells if that takes longer."""
+        with trio.move_on_after(patience_s):
+            while self._owed:
+                await self._changed.wait()
+        if self._owed:
+            self._tell_trouble("finishing", f"{self._owed} transactions owed; a restart tries again")
+
+    async def read_registry(self, block: Digest | None = None) -> list[ChainSeen]:
+        """The registry as of the newest confirmed block and, if that is confirmed, of the block asked for.
+
+        Nothing if the chain cannot say, or while the same question is open.
+        """
+        if block in self._reading:
+            return []
+        self._reading.add(block)
+        try:
+            return await self._ask(partial(self._read, block))
+        except ChainError as error:
+            self._tell_trouble("reading the registry", error)
+            return []
+        finally:
+            self._reading.discard(block)
+
+    def _read(self, asked: Digest | None) -> list[ChainSeen]:
+        newest = self.chain.confirmed_block()
+        blocks = {newest}
+        found = None if asked is None else self.chain.block_of(asked)
+        if found is not None and found.number <= newest.number:
+            blocks.add(found)
+        return [
+            ChainSeen(number=block.number, block=block.hash, registrations=tuple(self.chain.registrations(block.hash)))
+            for block in sorted(blocks, reverse=True)
+        ]
+
+    async def _do(self, duty: Duty) -> None:
+        """When this member's turn comes, and unless another one has done it.
+
+        Turns follow each other while it can be done: time in which the chain was out of reach, or an earlier anchor
+        missing, does not count.  Else all members' turns would have come, and each send, and pay for, the same."""
+        turn_s = trio.current_time() + duty.delay_ms / 1000
+        blocked_since_s: float | None = None
+        pause_s = params.CHAIN_RETRY_S
+        refusals = 0
+        try:
+            while True:
+                asked_s = trio.current_time()
+                try:
+                    if await self._ask(partial(self._is_done, duty)):
+                        return
+                    if await self._ask(partial(self._is_ready, duty)):
+                        now_s = trio.current_time()
+                        turn_s += 0.0 if blocked_since_s is None else now_s - blocked_since_s
+                        blocked_since_s = None
+                        if now_s >= turn_s:
+                            self._tell_sent(duty, await self._ask(partial(self._send, duty)))
+                            return
+                    elif blocked_since_s is None:
+                        blocked_since_s = asked_s
+                    pause_s = params.CHAIN_RETRY_S
+                    await trio.sleep(params.CHAIN_RETRY_S)
+                    continue
+                except ChainUnreachable as error:
+                    if blocked_since_s is None:
+                        blocked_since_s = asked_s
+                    self._tell_trouble(type(duty).__name__, error)
+                except ChainError as error:
+                    # another member may have come first between the question and the sending: the next look tells
+                    refusals += 1
+                    if refusals == params.CHAIN_REFUSALS_MAX:
+                        return self._tell_trouble(type(duty).__name__, error)
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, params.CHAIN_RETRY_S_MAX)
+        finally:
+            self._owed -= 1
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        with self.event_log.waiting("chain"):
+            return await workers.run(work, limiter=self._threads)
+
+    def _is_done(self, duty: Duty) -> bool:
+        match duty:
+            case SubmitAnchor():
+                return self.chain.anchored_head(duty.head.epoch) is not None
+            case SubmitVerdict():
+                return self.chain.is_slashed_by_verdict(duty.proof, duty.members)
+            case SubmitEquivocation():
+                return self.chain.is_slashed_by_equivocation(duty.proof, duty.accused)
+            case Leave():
+                return any(entry.exiting for entry in self.chain.registrations() if entry.address == self.chain.address)
+
+    def _is_ready(self, duty: Duty) -> bool:
+        """The contract takes anchors in order, and an outage leaves several to send."""
+        if isinstance(duty, SubmitAnchor) and duty.head.epoch > 0:
+            return self.chain.anchored_head(duty.head.epoch - 1) is not None
+        return True
+
+    def _send(self, duty: Duty) -> Receipt:
+        match duty:
+            case SubmitAnchor():
+                return self.chain.anchor(
+                    head=duty.head,
+                    certificate=duty.certificate,
+                    members=duty.members,
+                    next_members=duty.next_members,
+                )
+            case SubmitVerdict():
+                return self.chain.slash_by_verdict(duty.proof, duty.members)
+            case SubmitEquivocation():
+                return self.chain.slash_by_equivocation(duty.proof, duty.accused)
+            case Leave():
+                return self.chain.request_exit()
+
+    def _tell_sent(self, duty: Duty, receipt: Receipt) -> None:
+        tx = "0x" + receipt.tx.hex()
+        match duty:
+            case SubmitAnchor():
+                head = duty.head
+                self.event_log.write(
+                    "anchor",
+                    {
+                        "epoch": head.epoch,
+                        "round": head.round,
+                        "head": head_digest(head).hex(),
+                        "tx": tx,
+                        "gas": receipt.gas,
+                    },
+                )
+            case SubmitVerdict():
+                entry = duty.proof.entry
+                loser = entry.accuser if EVIDENCE_NAMES[entry.outcome] == "false" else entry.accused
+                self._tell_slash(duty.members[loser], EVIDENCE_NAMES[entry.outcome], tx)
+            case SubmitEquivocation():
+                self._tell_slash(duty.accused, "equivocation", tx)
+            case Leave():
+                self.event_log.write("leaving", {"tx": tx})
+
+    def _tell_slash(self, member: Address, evidence: str, tx: str) -> None:
+        self.event_log.write("slash", {"member": "0x" + member.hex(), "evidence": evidence, "tx": tx})
+
+    def _tell_trouble(self, what: str, error: ChainError | str) -> None:
+        self.event_log.write("chain_error", {"what": what, "error": " ".join(str(error).split())})
