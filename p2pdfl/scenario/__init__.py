@@ -6,5 +6,5 @@ runner.py     START HERE: chain, peers, faults, until the run is over
 network.py    a network namespace per peer, with a rate, losses and a delay
 live.py       the table that shows a run while it goes on
 report.py     records and chain -> summary, expectations, metrics, plot, verdict table
-byzantine.py  how a cheater trains; how it departs from the protocol is in `p2pdfl.byzantine.machine`
+ledger.py     the chain as the judge of a run
 """
