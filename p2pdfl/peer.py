@@ -175,13 +175,13 @@ def _round(text: str) -> int:
 
 
 def _listen_address(text: str) -> str:
-    from p2pdfl.net.peers.addresses import listen_address
+    from p2pdfl.net.addresses import listen_address
 
     return _address(listen_address, text)
 
 
 def _announced_address(text: str) -> str:
-    from p2pdfl.net.peers.addresses import announced_address
+    from p2pdfl.net.addresses import announced_address
 
     return _address(announced_address, text)
 
@@ -194,13 +194,13 @@ def _metrics_address(text: str) -> tuple[str, int]:
 
 
 def _bootstrap_address(text: str) -> str:
-    from p2pdfl.net.peers.addresses import bootstrap_peer
+    from p2pdfl.net.addresses import bootstrap_peer
 
     return _address(bootstrap_peer, text)
 
 
 def _relay_address(text: str) -> str:
-    from p2pdfl.net.peers.addresses import relay_peer
+    from p2pdfl.net.addresses import relay_peer
 
     return _address(relay_peer, text)
 

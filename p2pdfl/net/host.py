@@ -23,22 +23,15 @@ from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from p2pdfl.base.types import Entropy
+from p2pdfl.net.addresses import CIRCUIT, announced_address, bootstrap_peer, listen_address, relay_of, relay_peer
 from p2pdfl.net.blobs.service import Blobs, BlobSource
-from p2pdfl.net.gossip.listeners import Listeners
 from p2pdfl.net.gossip.pubsub import Gossip
 from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.libp2p.connection_gater import ConnectionGater
 from p2pdfl.net.limits.bounds import Limits
-from p2pdfl.net.limits.connection_gater import ConnectionGater
+from p2pdfl.net.limits.listeners import Listeners
 from p2pdfl.net.limits.resource_manager import ResourceManager
 from p2pdfl.net.peers.address_book import AddressBook
-from p2pdfl.net.peers.addresses import (
-    CIRCUIT,
-    announced_address,
-    bootstrap_peer,
-    listen_address,
-    relay_of,
-    relay_peer,
-)
 from p2pdfl.net.peers.circuit import HOP, STOP, Behind, CircuitTransport, Relaying
 from p2pdfl.net.peers.discovery import Discovery
 from p2pdfl.net.peers.reachability import DialBack
