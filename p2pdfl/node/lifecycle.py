@@ -44,7 +44,7 @@ from p2pdfl.node.metrics import Metrics, served
 from p2pdfl.node.node import Machine, Node, NodeResult, admit
 from p2pdfl.node.status_file import kept, write_whole
 from p2pdfl.node.store import Store, StoreError
-from p2pdfl.protocol.config import Setup
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.start import Genesis
@@ -236,15 +236,14 @@ class _Peer:
                     )
                 if not signed:
                     await self._connect(network, genesis, event_log)
-                setup = Setup(
+                config = RunConfig(
                     task=task,
                     task_id=task_id,
                     domain=Domain(chain_id=deployment.chain_id, contract=deployment.contract),
-                    signer=Signer(keys.chain_secret),
                 )
                 compute = self._parts.compute(learner, task_id, keys, secrets.token_bytes)
                 position = await CheckpointSync(
-                    config=setup,
+                    config=config,
                     genesis=genesis,
                     chain=chain,
                     store=store,
@@ -252,7 +251,7 @@ class _Peer:
                     event_log=event_log,
                     compute=compute,
                 ).position()
-                run = Run(setup, position.start, None if is_lost else signed)
+                run = Run(config, Signer(keys.chain_secret), position.start, None if is_lost else signed)
                 node = Node(
                     machine=self._parts.machine(run),
                     compute=compute,
@@ -263,7 +262,7 @@ class _Peer:
                     home=options.home,
                     first_round=position.start.round,
                     state=position.state,
-                    history_rounds=setup.history_rounds,
+                    history_rounds=config.history_rounds,
                     leave_after=options.leave_after,
                 )
                 bodies.append(node.body)

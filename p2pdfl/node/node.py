@@ -110,7 +110,7 @@ class Node:
     event_log: EventLog
     home: Path
     history_rounds: int
-    """`Terms.history_rounds`: for so long an audit may start from a round's parent state."""
+    """`RunConfig.history_rounds`: for so long an audit may start from a round's parent state."""
     first_round: Round = 0
     """Where the machine starts."""
     state: State | None = None

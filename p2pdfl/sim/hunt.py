@@ -180,7 +180,7 @@ def make_world(case: Case) -> tuple[World, Watch]:
     def wrap_one(index: int, run: Run) -> Machine:
         behaviour = case.byzantine.get(index)
         if behaviour is not None:
-            adversary.signers[index] = run.setup.signer
+            adversary.signers[index] = run.signer
             return wrap(
                 run,
                 behaviour=behaviour,
