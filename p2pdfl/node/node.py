@@ -1,4 +1,4 @@
-"""The only loop: events in, effects performed (DESIGN 8).
+"""The only loop: events in, effects performed (ARCHITECTURE).
 
 `Node.run` feeds the protocol machine with what arrives (gossip, finished work, chain, time) and performs what it
 returns.  Training and cryptography run in worker threads and come back as events; chain transactions run beside the
@@ -110,7 +110,7 @@ class Node:
     event_log: EventLog
     home: Path
     history_rounds: int
-    """`Terms.history_rounds`: for so long an audit may start from a round's parent state."""
+    """`RunConfig.history_rounds`: for so long an audit may start from a round's parent state."""
     first_round: Round = 0
     """Where the machine starts."""
     state: State | None = None
