@@ -4,9 +4,7 @@ the functions and fields of this package."""
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -38,6 +36,7 @@ _ROOTED = re.compile(r"(?<![\w./<>-])(?:" + "|".join(FOLDERS) + r")/[\w./*<>-]*\
 _FILE = re.compile(r"(?<![\w./<>*-])(?:[\w-]+/)*[\w-]+\.(?:py|md|mjs)\b")
 _LINK = re.compile(r"\]\(([^)#]+)\)")
 _DOTTED = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`")
+_SAID = re.compile(r'"""((?:[^"]|"(?!""))*)"""|(?:^|  )# ?(.*(?:\n *#.*)*)', re.MULTILINE)
 _STEP = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 _DESIGN = re.compile(r'DESIGN (\d+(?:\.\d+)?(?:(?:-|, )\d+(?:\.\d+)?)*)((?:,? "[^"]+")*)')
 _ADR = re.compile(r"(?:ADRs? |adr/)(\d+)")
@@ -73,22 +72,11 @@ def prose(path: Path) -> str:
     """What a file says to its reader: of Python the comments and docstrings, of others all; one line per paragraph."""
     text = (ROOT / path).read_text()
     if path.suffix == ".py":
-        text = "\n\n".join(_said(path, text))
+        said = (found.group(1) or re.sub(r"\n *#", "\n", found.group(2)) for found in _SAID.finditer(text))
+        text = "\n\n".join(re.sub(r"\n +", "\n", words) for words in said)
     elif path.suffix != ".md":
         text = re.sub(r"^ *(#|//) ?", "", text, flags=re.MULTILINE)
     return re.sub(r"(?<!\n)\n(?!\n|    )", " ", text)
-
-
-def _said(path: Path, text: str) -> Iterator[str]:
-    """Docstrings, those of fields included, and blocks of comments."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.value.value
-    last = 0
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            yield ("" if token.start[0] > last + 1 else "\b") + token.string.lstrip("# ")
-            last = token.start[0]
 
 
 def readable() -> list[Path]:
@@ -239,6 +227,8 @@ def stems() -> dict[str, list[Path]]:
             parts = parts[:-1]
         for start in range(len(parts)):
             found.setdefault(".".join(parts[start:]), []).append(path)
+            # a folder without __init__.py too
+            found.setdefault(parts[start], [])
     return found
 
 
@@ -246,27 +236,25 @@ def is_ours(dotted: str) -> bool:
     """Whether a text that names it means a module of ours, or one that is gone."""
     first, *_, last = dotted.split(".")
     if first[0].isupper():
-        return first in classes()
-    is_folder = any(path.parent.name == first for path in modules())
-    return first in stems() or is_folder or last[0].isupper()
+        return first in homes()
+    return first in stems() or last[0].isupper()
 
 
 @cache
-def classes() -> dict[str, set[str]]:
-    """Class -> what it defines, whichever module it is in."""
-    found: dict[str, set[str]] = {}
+def homes() -> dict[str, list[Path]]:
+    """Class -> the modules that define one of that name."""
+    found: dict[str, list[Path]] = {}
     for path in modules():
-        for name in names(path):
-            if "." in name:
-                owner, _, member = name.partition(".")
-                found.setdefault(owner, set()).add(member)
+        for name in re.findall(r"^class (\w+)", (ROOT / path).read_text(), re.MULTILINE):
+            found.setdefault(name, []).append(path)
     return found
 
 
 def is_known(dotted: str) -> bool:
     """`envelope.kind` may be the module's, or a field of an Envelope."""
     parts = dotted.split(".")
-    if dotted in stems() or parts[1] in classes().get(parts[0][0].upper() + parts[0][1:], ()):
+    owner = parts[0][0].upper() + parts[0][1:]
+    if dotted in stems() or any(f"{owner}.{parts[1]}" in names(path) for path in homes().get(owner, ())):
         return True
     return any(
         ".".join(parts[cut:]) in names(path)
