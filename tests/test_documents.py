@@ -227,8 +227,8 @@ def stems() -> dict[str, list[Path]]:
             parts = parts[:-1]
         for start in range(len(parts)):
             found.setdefault(".".join(parts[start:]), []).append(path)
-            # a folder without __init__.py too
-            found.setdefault(parts[start], [])
+            if start + 1 < len(parts):  # what a package's modules define is the package's: `chain.ChainClient`
+                found.setdefault(".".join(parts[start:-1]), []).append(path)
     return found
 
 
