@@ -41,6 +41,8 @@ _STEP = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 _DESIGN = re.compile(r'DESIGN (\d+(?:\.\d+)?(?:(?:-|, )\d+(?:\.\d+)?)*)((?:,? "[^"]+")*)')
 _ADR = re.compile(r"(?:ADRs? |adr/)(\d+)")
 _MAKE = re.compile(r"(?:`|^ {4}|&& )make ([a-z][a-z-]*)", re.MULTILINE)
+_COMMAND = re.compile(r"(?:`|bin/|^ {4})p2pdfl ([a-z]+)", re.MULTILINE)
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 _SCENARIO = re.compile(r"make (scenario|study) NAME=(\w+)")
 
 
@@ -326,4 +328,16 @@ def test_every_scenario_and_study_that_a_document_names_is_there() -> None:
         for kind, name in _SCENARIO.findall(prose(path))
         if name.islower() and not (ROOT / folders[kind] / f"{name}.toml").exists() and name != "path"
     ]
+    assert not missing, "\n".join(missing)
+
+
+def test_every_command_and_flag_that_a_document_names_is_there() -> None:
+    parsers = [ROOT / "p2pdfl" / name for name in ("cli.py", "peer.py", "sim/__main__.py")]
+    source = "".join(path.read_text() for path in parsers)
+    commands = set(re.findall(r'add_parser\(\s*"([a-z]+)"', source))
+    ours = [path for path in documents() if "adr" not in path.parts]  # those name other programs' flags
+    missing = [
+        f"{path}: p2pdfl {name}" for path in ours for name in _COMMAND.findall(prose(path)) if name not in commands
+    ]
+    missing += [f"{path}: {flag}" for path in ours for flag in _FLAG.findall(prose(path)) if f'"{flag}"' not in source]
     assert not missing, "\n".join(missing)
