@@ -281,6 +281,15 @@ def test_every_name_of_ours_that_a_document_or_a_docstring_names_is_defined() ->
 # --- the traces through the house --------------------------------------------------------------------------------
 
 
+def test_the_architecture_has_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    headings = " ".join(re.findall(r"^### (.+):", text, re.MULTILINE)).replace(",", " ").split()
+    rooms = {path.parts[1].removesuffix(".py") for path in modules() if path.parts[0] == "p2pdfl"} - {"__init__"}
+    assert rooms == set(headings)
+    picture = text.split("```")[1]
+    assert rooms <= set(picture.split())
+
+
 @cache
 def traces() -> dict[str, list[tuple[str, str]]]:
     """Title -> (module, function) step by step."""
