@@ -19,9 +19,10 @@ from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import caches
 from p2pdfl.sim.adversary import Adversary, SimBehaviour, wrap
-from p2pdfl.sim.check import Watch
+from p2pdfl.sim.check import watch
 from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.faults import Plan, draw_plan
+from p2pdfl.sim.invariants.checkers import Checkers
 from p2pdfl.sim.learning import Learning, StandIn
 from p2pdfl.sim.mutants import ForgetfulDisk, HastyMachine, Plant, quorum_of_one_less
 from p2pdfl.sim.sharing import StandInSharing
@@ -172,7 +173,7 @@ def draw_case(
     )
 
 
-def make_world(case: Case) -> tuple[World, Watch]:
+def make_world(case: Case) -> tuple[World, Checkers]:
     worlds: list[World] = []
     learning = _learning(case)
     adversary = Adversary(signers={}, halves=case.halves, peer_count=case.peer_count, learning=learning)
@@ -207,15 +208,15 @@ def make_world(case: Case) -> tuple[World, Watch]:
     world.is_leaky = case.plant == "leak"
     world.idle = frozenset(case.byzantine)
     case.plan.apply(world)
-    watch = Watch(
-        world=world,
-        byzantine=frozenset(case.byzantine),
+    checkers = watch(
+        world,
+        byzantine=case.byzantine,
         amnesiacs=case.plan.amnesiacs,
         bound_ms=case.bound_ms,
         calm_ms=case.plan.calm_ms,
         is_beyond_a_third=case.plant == "third",
     )
-    return world, watch
+    return world, checkers
 
 
 def _learning(case: Case) -> Learning:
@@ -252,12 +253,12 @@ def run_case(case: Case, sink: Callable[[str], None] | None = None) -> Result:
         stack.enter_context(caches.installed())
         if case.plant == "quorum":
             stack.enter_context(quorum_of_one_less())
-        world, watch = make_world(case)
+        world, checkers = make_world(case)
         world.log.sink = sink
         honest = [peer for index, peer in enumerate(world.peers) if index not in case.byzantine]
 
         def is_over() -> bool:
-            if watch.is_over:
+            if checkers.is_over:
                 return True
             if world.now_ms < case.plan.calm_ms:
                 return False
@@ -265,18 +266,20 @@ def run_case(case: Case, sink: Callable[[str], None] | None = None) -> Result:
             for peer in honest:
                 if peer.is_up and not peer.run.is_finished:
                     return False
-            return watch.is_chain_done
+            return checkers.is_chain_done
 
         world.run(until_ms=VIRTUAL_MS_MAX, until=is_over)
+        if not checkers.is_over:
+            checkers.at_end()
     return Result(
         seed=case.seed,
         digest=world.log.digest,
-        rounds=sum(watch.views.values()),
-        views=dict(sorted(watch.views.items())),
+        rounds=sum(checkers.history.views.values()),
+        views=dict(sorted(checkers.history.views.items())),
         virtual_ms=world.now_ms,
         events=world.log.line_count,
-        violations=tuple(watch.violations),
-        out_of_bounds=watch.out_of_bounds,
+        violations=tuple(checkers.violations),
+        out_of_bounds=checkers.out_of_bounds,
         about=_describe(case),
     )
 
