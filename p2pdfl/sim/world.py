@@ -72,14 +72,12 @@ from p2pdfl.sim.disk import Disk, SlotTaken
 from p2pdfl.sim.invariants.observed import Watcher
 from p2pdfl.sim.joining import Holder, take_up
 from p2pdfl.sim.learning import Learning, StandIn
-from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
+from p2pdfl.sim.log import CHAIN, Log, closed_label, event_label, packet_label
 from p2pdfl.sim.network import Network, PlainNetwork
 
 ENVELOPE_BYTES = 200
 """Of a packet on the wire, beside its payload: envelope and signature."""
 CHAIN_RETRY_MS = round(1000 * params.CHAIN_RETRY_S)
-CHAIN = -1
-"""Whose lines in the log are the chain's."""
 UPDATE_STAND_IN_BYTES = 32
 """Only digests travel here, whatever they stand for."""
 
