@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         preflight.check()
         parsed = _parse(sys.argv[1:] if argv is None else argv)
-        from p2pdfl.node.lifecycle import Options, Parts, live
+        from p2pdfl.node.lifecycle import Options, live
+        from p2pdfl.node.participant import Parts
 
         parts = Parts()
         if parsed.byzantine is not None:

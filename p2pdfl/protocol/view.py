@@ -77,6 +77,11 @@ class RoundView:
         return self._round.agreement.view
 
     @property
+    def view_deadline_ms(self) -> int:
+        """When the view's timer runs out."""
+        return self._round.agreement.deadline_ms
+
+    @property
     def notarizations(self) -> Mapping[View, Certificate]:
         return MappingProxyType(self._round.agreement.notarizations)
 

@@ -111,7 +111,7 @@ def leave_behind(world: TrainingWorld, directory: Path) -> None:
     file = TaskFile(
         task=world.task,
         chain=Deployment(
-            rpc="http://127.0.0.1:1", chain_id=world.setup_domain.chain_id, contract=world.setup_domain.contract
+            rpc="http://127.0.0.1:1", chain_id=world.config.domain.chain_id, contract=world.config.domain.contract
         ),
     )
     task_file.save(directory / "task.toml", file)
