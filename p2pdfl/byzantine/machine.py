@@ -155,13 +155,17 @@ class Poison(Train):
     """The honest trainers of the round, as far as the attacker knows, and their seeds, by ascending address."""
 
 
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @dataclass(kw_only=True)
 class ByzantineMachine:
     """Everything but the update itself."""
 
     run: Run
     deviation: Deviation
-    die: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    die: Callable[[], None] = kill_this_process
     """How it crashes."""
     _unsent: set[Envelope] = field(default_factory=set)
     """What the honest machine believes it sent."""

@@ -17,9 +17,9 @@ from multiaddr import Multiaddr
 from p2pdfl.base import preflight
 from p2pdfl.base.task import TaskError, TaskFile, load
 from p2pdfl.doctor.finding import Finding, failed, ok, warning
+from p2pdfl.net.addresses import ip_of, is_wildcard, port_of
 from p2pdfl.net.libp2p import adapter
 from p2pdfl.net.limits.bounds import Limits
-from p2pdfl.net.peers.addresses import ip_of, is_wildcard, port_of
 from p2pdfl.net.peers.probe import Failure, probe
 from p2pdfl.node import status_file
 
