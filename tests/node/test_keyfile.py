@@ -79,7 +79,7 @@ def test_the_repair_repairs(key: Path) -> None:
     ],
     ids=["empty", "newline", "short", "long", "two lines", "raw", "no hex", "blanks", "not ASCII"],
 )
-def test_other_contents_are_refused_and_kept(key: Path, text: str) -> None:
+def test_other_contents_are_refused_and_kept(key: Path, text: bytes) -> None:
     key.write_bytes(text)
     with pytest.raises(KeyFileError, match="64 hex digits"):
         load_or_create(key, no_entropy)
