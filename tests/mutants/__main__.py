@@ -95,10 +95,9 @@ def _run(jobs: Sequence[Job], workers: int) -> list[Job]:
     """Those that survive."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory, ThreadPoolExecutor(workers) as pool:
         trials: queue.SimpleQueue[Trial] = queue.SimpleQueue()
-
-        def prepare(place: int) -> None:
-            trial = Trial.make(Path(directory) / str(place))
-            trial.check({job.path for job in jobs})
+        first = Trial.make(Path(directory) / "0")
+        first.check({job.path for job in jobs})
+        for trial in [first, *(first.copy(Path(directory) / str(place)) for place in range(1, workers))]:
             trials.put(trial)
 
         def examine(job: Job) -> tuple[Job, str | None, float]:
@@ -108,13 +107,15 @@ def _run(jobs: Sequence[Job], workers: int) -> list[Job]:
             finally:
                 trials.put(trial)
 
-        list(pool.map(prepare, range(workers)))
         survivors = []
-        for job, killer, took_s in pool.map(examine, jobs):
-            print(f"{'killed  ' if killer else 'SURVIVED'}  {job.label}", flush=True)
-            print(f"          {f'by {killer}, ' if killer else ''}{took_s:.0f} s", flush=True)
-            if killer is None:
-                survivors.append(job)
+        try:
+            for job, killer, took_s in pool.map(examine, jobs):
+                print(f"{'killed  ' if killer else 'SURVIVED'}  {job.label}", flush=True)
+                print(f"          {f'by {killer}, ' if killer else ''}{took_s:.0f} s", flush=True)
+                if killer is None:
+                    survivors.append(job)
+        finally:
+            pool.shutdown(cancel_futures=True)
         return survivors
 
 

@@ -57,8 +57,8 @@ NAMED = (
     ),
     Named(
         "proposal: a COMMIT that was here in time may be left out",
-        "if not committed <= {member for member, _ in named}:\n            return True\n",
-        "",
+        "if not committed <= {member for member, _ in named}:",
+        "if False:",
     ),
     Named(
         "vote: what it rests on is not kept",

@@ -67,6 +67,11 @@ class Trial:
         shutil.copytree(ROOT, tree, ignore=LEFT_OUT, symlinks=True)
         return cls(tree)
 
+    def copy(self, tree: Path) -> Trial:
+        """With what has been compiled."""
+        shutil.copytree(self.tree, tree, symlinks=True)
+        return Trial(tree, self.took_s)
+
     def check(self, paths: set[str]) -> None:
         """That the unchanged tree passes everything, and that it is this tree's code that runs.  Raises BrokenTree."""
         where = self._python("-c", "import p2pdfl; print(p2pdfl.__file__)")
