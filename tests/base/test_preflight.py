@@ -32,7 +32,9 @@ def test_a_gutted_msgpack_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statement", ["from p2pdfl import runtime; runtime.check()", "import p2pdfl.crypto.group"])
+@pytest.mark.parametrize(
+    "statement", ["from p2pdfl.base import preflight; preflight.check()", "import p2pdfl.crypto.group"]
+)
 def test_python_without_assertions_is_refused(statement):
     finished = subprocess.run([sys.executable, "-O", "-c", statement], capture_output=True, text=True, check=False)
     assert finished.returncode == 1
@@ -41,6 +43,6 @@ def test_python_without_assertions_is_refused(statement):
 
 def test_nested_values_from_outside_end_in_an_error_not_in_a_crash() -> None:
     """Importing the chain's libraries raises the recursion limit a hundredfold; the check puts it back."""
-    program = "import sys, web3; from p2pdfl import runtime; runtime.check(); print(sys.getrecursionlimit())"
+    program = "import sys, web3; from p2pdfl.base import preflight; preflight.check(); print(sys.getrecursionlimit())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) == preflight.RECURSION_LIMIT
