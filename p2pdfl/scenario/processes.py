@@ -32,8 +32,8 @@ CHAIN_START_S = 60.0
 CHAIN_LISTEN_S = 15.0
 MEASURE_S = 120.0
 
-LAZY_IMPORTS = ("p2pdfl.node.lifecycle", "torch._inductor.config", "sklearn.datasets")
-"""What a peer, torch and the built-in data import on first use: seconds of processor time that each would spend."""
+LAZY_IMPORTS = ("p2pdfl.node.lifecycle",)
+"""What a peer imports on first use: seconds of processor time that each would spend."""
 
 _GO_AWAY, _COME_BACK = "go away", "come back"
 """What the chain's process is told; a list names network namespaces to listen in."""
