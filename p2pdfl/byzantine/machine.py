@@ -1,4 +1,4 @@
-"""Byzantine members: the honest machine, wrapped, with its effects and events rewritten (DESIGN 8).
+"""Byzantine members: the honest machine, wrapped, with its effects and events rewritten (ARCHITECTURE).
 
 Honest code has no hooks for this.  A behaviour cheats in one way from its round on, in every round or every k-th, and
 is otherwise an honest member, which is the hardest kind to find.
