@@ -70,6 +70,7 @@ REASON = why_not()
 pytestmark = [
     pytest.mark.net,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(REASON is not None, reason=REASON or ""),
 ]
 

@@ -32,7 +32,7 @@ from .attacker import (
 )
 from .scene import LIMITS, Attack, Scene
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 
 # --- TCP -----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from .test_protocols import (
     values_and_providers_without_number,
 )
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 
 @asynccontextmanager

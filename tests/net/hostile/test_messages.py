@@ -32,7 +32,7 @@ from p2pdfl.net import Limits, Network, Refused
 from p2pdfl.net.libp2p import adapter
 from p2pdfl.net.limits.rates import Rate
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture

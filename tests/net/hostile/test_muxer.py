@@ -37,7 +37,7 @@ from .attacker import (
 from .scene import BLOB_DIGEST, LIMITS, TRAITOR, Attack, Scene
 from .test_connections import until_refused
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 IDENTIFY = b"/ipfs/id/1.0.0"
 SOON_S = 2.0

@@ -25,7 +25,7 @@ from p2pdfl.net.limits.bounds import ADDRESS_RECORD_BYTES_MAX, DHT_MESSAGE_BYTES
 from .attacker import Attacker, Ended, Identity, Stream, Yamux, hello, receive_name
 from .scene import ECHO, ECHO_BYTES_MAX, LIMITS, TRAITOR, Attack, Scene
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 DHT, IDENTIFY, PUSH, PING = b"/ipfs/kad/1.0.0", b"/ipfs/id/1.0.0", b"/ipfs/id/push/1.0.0", b"/ipfs/ping/1.0.0"
 SOON_S = 3.0

@@ -22,7 +22,7 @@ from p2pdfl.net.limits.rates import Rate
 from p2pdfl.net.peers.circuit import HOP, STOP
 from p2pdfl.net.peers.reachability import ask
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 QUICK = Limits(redial_s=0.1, redial_s_max=0.3, lookup_s=0.3, defer_dial_s=0.1)
 Status = circuit_pb2.Status
