@@ -183,8 +183,8 @@ def test_the_index_has_each_decision_with_its_title_and_status(number: int) -> N
 
 @cache
 def names(path: Path) -> frozenset[str]:
-    """What a module defines, and `Class.name` for what its classes do; `Class.name` also by the name alone, as a text
-    says `task.audit_fraction` of a field of Task."""
+    """What a module defines, and what its classes do: as Class.name, and by the name alone, as a text says
+    `task.audit_fraction` of a field of Task."""
     found: set[str] = set()
     for node in tree(path).body:
         for name in _defined(node):
@@ -235,10 +235,10 @@ def stems() -> dict[str, list[Path]]:
 
 
 def is_ours(dotted: str) -> bool:
-    """Whether a text that names it means a module of ours, or one that is gone."""
+    """Whether a text that names it means a module or a class of ours, or one that is gone."""
     first, *_, last = dotted.split(".")
     if first[0].isupper():
-        return first in homes()
+        return True
     return first in stems() or last[0].isupper()
 
 
