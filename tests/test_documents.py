@@ -43,6 +43,7 @@ _ADR = re.compile(r"(?:ADRs? |adr/)(\d+)")
 _MAKE = re.compile(r"(?:`|^ {4}|&& )make ([a-z][a-z-]*)", re.MULTILINE)
 _COMMAND = re.compile(r"(?:`|bin/|^ {4})p2pdfl ([a-z]+)", re.MULTILINE)
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_MODULE = re.compile(r"(?:\bimport |\bfrom |-m |[\"'])(p2pdfl(?:\.\w+)+)(?![\w/])")
 _SCENARIO = re.compile(r"make (scenario|study) NAME=(\w+)")
 
 
@@ -274,6 +275,19 @@ def test_every_name_of_ours_that_a_document_or_a_docstring_names_is_defined() ->
         and not {dotted, dotted.split(".")[0]} & _FOREIGN
         and not re.search(r"\.(py|md|mjs|csv|jsonl?|png|toml|html|svg|sqlite|safetensors)$", dotted)
         and not is_known(dotted)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_every_module_that_a_programs_text_or_a_command_names_is_there() -> None:
+    """Also in strings that become programs, which neither imports nor mypy see."""
+    kinds = {".py", ".sh", ".mjs", ".toml"}
+    missing = [
+        f"{path}: {dotted}"
+        for path in files()
+        if path.suffix in kinds or path.name == "Makefile"
+        for dotted in set(_MODULE.findall((ROOT / path).read_text()))
+        if not is_known(dotted)
     ]
     assert not missing, "\n".join(missing)
 
