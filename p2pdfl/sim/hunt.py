@@ -248,7 +248,7 @@ def run_case(case: Case, sink: Sink | None = None) -> Outcome:
                 return False
             # asked after every event: a loop stops at the first, without a generator
             for peer in honest:
-                if peer.is_up and not peer.run.is_finished:
+                if peer.is_up and (peer.is_writing or not peer.run.is_finished):
                     return False
             return checkers.is_chain_done
 
