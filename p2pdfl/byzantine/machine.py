@@ -1,4 +1,4 @@
-"""Byzantine members: the honest machine, wrapped, with its effects and events rewritten (DESIGN 8).
+"""Byzantine members: the honest machine, wrapped, with its effects and events rewritten (ARCHITECTURE).
 
 Honest code has no hooks for this.  A behaviour cheats in one way from its round on, in every round or every k-th, and
 is otherwise an honest member, which is the hardest kind to find.
@@ -155,13 +155,17 @@ class Poison(Train):
     """The honest trainers of the round, as far as the attacker knows, and their seeds, by ascending address."""
 
 
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @dataclass(kw_only=True)
 class ByzantineMachine:
     """Everything but the update itself."""
 
     run: Run
     deviation: Deviation
-    die: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    die: Callable[[], None] = kill_this_process
     """How it crashes."""
     _unsent: set[Envelope] = field(default_factory=set)
     """What the honest machine believes it sent."""

@@ -232,8 +232,8 @@ def test_all_culprits_are_named_and_nobody_else(guilty):
     assert_named(culprits)
 
 
-def crooked_deal(dealer, error):
-    """A dealing whose proof is right but for `error` * G added to the first commitment."""
+def crooked_deal(dealer, *, shares=(0,) * 5, commitments=(0,) * 5):
+    """A dealing whose proof is right but for these multiples of G, added to each holder's share and commitment."""
     context = H.dealing_context(dealer)
     secret, nonce = ([group.random_scalar(ENTROPY) for _ in range(H.threshold)] for _ in range(2))
 
@@ -244,19 +244,28 @@ def crooked_deal(dealer, error):
             for value, key, extra in zip(values, H.keys, added, strict=True)
         )
 
-    shares = exponentiate(secret, [0] * 5)
-    commitments = exponentiate(nonce, [error, 0, 0, 0, 0])
-    e = transcript.challenge("p2pdfl/pvss/dealing/1", context, *shares, *commitments)
+    encrypted = exponentiate(secret, shares)
+    committed = exponentiate(nonce, commitments)
+    e = transcript.challenge("p2pdfl/pvss/dealing/1", context, *encrypted, *committed)
     response = tuple(group.encode_scalar((r - e * p) % group.ORDER) for p, r in zip(secret, nonce, strict=True))
-    return context, Dealing(encrypted_shares=shares, commitments=commitments, response=response)
+    return context, Dealing(encrypted_shares=encrypted, commitments=committed, response=response)
 
 
 def test_a_dealing_by_the_book_verifies():
-    assert H.find_invalid([crooked_deal(0, 0)]) == set()
+    assert H.find_invalid([crooked_deal(0)]) == set()
 
 
-def test_two_errors_do_not_cancel_out():
-    assert H.find_invalid([crooked_deal(0, 1), crooked_deal(1, -1), *DEALINGS[2:]]) == {0, 1}
+def test_errors_of_two_dealers_do_not_cancel_out():
+    plus, minus = (crooked_deal(dealer, commitments=(error, 0, 0, 0, 0)) for dealer, error in ((0, 1), (1, -1)))
+    assert H.find_invalid([plus, minus, *DEALINGS[2:]]) == {0, 1}
+
+
+@pytest.mark.parametrize("field", ["shares", "commitments"])
+@pytest.mark.parametrize("errors", [(1, -1, 0, 0, 0), (0, 2, 0, -1, -1)])
+def test_errors_of_two_holders_do_not_cancel_out(field, errors):
+    """ATTACK: each holder has a random weight of its own.  Under one weight for the whole dealing, shares that lie on
+    no polynomial would pass if their errors add up to nothing, and the beacon would depend on whose shares are used."""
+    assert H.find_invalid([crooked_deal(0, **{field: errors}), *DEALINGS[1:]]) == {0}
 
 
 # --- replays -----------------------------------------------------------------------------------------------------

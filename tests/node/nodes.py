@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from p2pdfl.base.task import Deployment, Task
+from p2pdfl.base.workers import Threads
 from p2pdfl.chain.client import ChainClient, fund
 from p2pdfl.chain.devchain import DevChain, devchain
 from p2pdfl.crypto.envelope import Domain, Signer, possession_digest
@@ -174,7 +175,8 @@ def member(
             compute=computes(learner(task), setup.task_id, keys, secrets.token_bytes),
             store=store,
             network=network,
-            outbox=ChainOutbox(chain=client, event_log=event_log),
+            workers=Threads(),
+            outbox=ChainOutbox(chain=client, workers=Threads(), event_log=event_log),
             event_log=event_log,
             home=home,
             first_round=position.start.round if position else 0,
@@ -241,7 +243,7 @@ class Town:
             bootstrap=self.at.addresses[:1],
             topic="small",
             limits=self.limits,
-            blob_source=lambda digest: self.members[name].node.body(digest) if name in self.members else None,
+            blob_source=lambda digest: self.members[name].node.store.blob(digest) if name in self.members else None,
         ) as network:
             self.at.addresses += network.addresses
             task_status.started(network)

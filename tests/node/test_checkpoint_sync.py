@@ -15,6 +15,7 @@ import trio
 from node.nodes import Town, keys_of, learner, measured, town
 from p2pdfl.base import params
 from p2pdfl.base.codec import encode
+from p2pdfl.base.workers import Threads
 from p2pdfl.net import Network, Refused
 from p2pdfl.node import checkpoint_sync
 from p2pdfl.node.checkpoint_sync import CHECKPOINT_PROTOCOL, CheckpointSync, Position
@@ -93,6 +94,7 @@ async def resumer(
                 chain=client,
                 store=store,
                 network=network,
+                workers=Threads(),
                 event_log=event_log,
                 compute=compute,
                 rng=InOrder(here),

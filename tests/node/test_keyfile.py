@@ -55,6 +55,13 @@ def test_a_file_open_to_others_is_refused_with_the_repair(key, mode):
         load_or_create(key, no_entropy)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_another_users_file_is_refused(key):
+    os.chown(key, 65534, -1)
+    with pytest.raises(KeyFileError, match="belongs to another user"):
+        load_or_create(key, no_entropy)
+
+
 def test_the_repair_repairs(key):
     key.chmod(0o644)
     key.chmod(0o600)

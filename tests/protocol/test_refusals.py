@@ -354,11 +354,10 @@ def test_an_objective_fault_of_nobody_is_no_case() -> None:
 
 
 @pytest.mark.slow
-def test_a_case_lapses() -> None:
-    stage = Stage(until=in_commit_phase(7), seed=5, training_rounds=3)
-    assignment = stage.run._history[2].assignment
-    auditor, target = next(iter(assignment.audits.items()))
-    accuse = Accuse(accused=target, audited_round=0)
-    if auditor != 0:
-        packet = stage.packet(auditor, accuse, round=2, epoch=0)
-        assert refused(stage, packet) == "Ignore: case has lapsed"
+@pytest.mark.parametrize(("round", "reason"), [(6, None), (7, "Ignore: case has lapsed")])
+def test_a_case_lapses_after_verdict_rounds(round: int, reason: str | None) -> None:
+    stage = Stage(until=in_commit_phase(round), seed=5, training_rounds=3, verdict_rounds=4)
+    audits = stage.run._history[2].assignment.audits
+    auditor, target = next(pair for pair in audits.items() if pair[0] != 0)
+    packet = stage.packet(auditor, Accuse(accused=target, audited_round=0), round=2, epoch=0)
+    assert (refused(stage, packet) if reason else stage.reason(packet)) == reason
