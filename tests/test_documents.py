@@ -43,6 +43,7 @@ _ADR = re.compile(r"(?:ADRs? |adr/)(\d+)")
 _MAKE = re.compile(r"(?:`|^ {4}|&& )make ([a-z][a-z-]*)", re.MULTILINE)
 _COMMAND = re.compile(r"(?:`|bin/|^ {4})p2pdfl ([a-z]+)", re.MULTILINE)
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_MODULE = re.compile(r"(?:\bimport |\bfrom |-m |[\"'])(p2pdfl(?:\.\w+)+)(?![\w/])")
 _SCENARIO = re.compile(r"make (scenario|study) NAME=(\w+)")
 
 
@@ -183,8 +184,8 @@ def test_the_index_has_each_decision_with_its_title_and_status(number: int) -> N
 
 @cache
 def names(path: Path) -> frozenset[str]:
-    """What a module defines, and `Class.name` for what its classes do; `Class.name` also by the name alone, as a text
-    says `task.audit_fraction` of a field of Task."""
+    """What a module defines, and what its classes do: as Class.name, and by the name alone, as a text says
+    `task.audit_fraction` of a field of Task."""
     found: set[str] = set()
     for node in tree(path).body:
         for name in _defined(node):
@@ -235,10 +236,10 @@ def stems() -> dict[str, list[Path]]:
 
 
 def is_ours(dotted: str) -> bool:
-    """Whether a text that names it means a module of ours, or one that is gone."""
+    """Whether a text that names it means a module or a class of ours, or one that is gone."""
     first, *_, last = dotted.split(".")
     if first[0].isupper():
-        return first in homes()
+        return True
     return first in stems() or last[0].isupper()
 
 
@@ -274,6 +275,19 @@ def test_every_name_of_ours_that_a_document_or_a_docstring_names_is_defined() ->
         and not {dotted, dotted.split(".")[0]} & _FOREIGN
         and not re.search(r"\.(py|md|mjs|csv|jsonl?|png|toml|html|svg|sqlite|safetensors)$", dotted)
         and not is_known(dotted)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_every_module_that_a_programs_text_or_a_command_names_is_there() -> None:
+    """Also in strings that become programs, which neither imports nor mypy see."""
+    kinds = {".py", ".sh", ".mjs", ".toml"}
+    missing = [
+        f"{path}: {dotted}"
+        for path in files()
+        if path.suffix in kinds or path.name == "Makefile"
+        for dotted in set(_MODULE.findall((ROOT / path).read_text()))
+        if not is_known(dotted)
     ]
     assert not missing, "\n".join(missing)
 

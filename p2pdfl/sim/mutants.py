@@ -5,6 +5,7 @@ them.
     share    the share of the next beacon goes out at the notarization, before the certificate
     slot     what is signed is not on disk, so after a crash a slot is signed again
     leak     others are answered with what is signed but not on disk yet
+    impunity no proposal lists what is proven, so no cheat is banned
     third    no bug, but one Byzantine member too many
 """
 
@@ -19,6 +20,7 @@ from p2pdfl.base import params
 from p2pdfl.base.types import ZERO_DIGEST, Commit, Kind, Packet, Propose
 from p2pdfl.protocol.beacon import dealing_context, fix_dealings
 from p2pdfl.protocol.events import Effect, Event, Send
+from p2pdfl.protocol.evidence_pool import EvidencePool
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 from p2pdfl.protocol.run import LoadRound, Run
@@ -26,7 +28,7 @@ from p2pdfl.protocol.signing import Vote
 from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.world import World
 
-Plant = Literal["quorum", "share", "slot", "leak", "third"]
+Plant = Literal["quorum", "share", "slot", "leak", "impunity", "third"]
 
 
 class ForgetfulDisk(Disk):
@@ -42,6 +44,16 @@ def quorum_of_one_less() -> Iterator[None]:
         yield
     finally:
         EpochMembers.quorum = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def impunity() -> Iterator[None]:
+    before = EvidencePool.pending
+    EvidencePool.pending = lambda self, round, banned: ((), ())  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        EvidencePool.pending = before  # type: ignore[method-assign]
 
 
 @dataclass(kw_only=True)

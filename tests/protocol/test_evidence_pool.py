@@ -100,7 +100,6 @@ def test_cases_are_sorted_and_distinct() -> None:
 def test_a_case_without_its_proof_is_refused() -> None:
     case, verdict = an_equivocation(round=5), a_verdict(N, [1, 3])
     assert reason(a_proposal(evidence=(case.entry,))) == "propose: evidence without its proof"
-    assert reason(a_proposal(verdicts=(), **{"evidence": (case.entry,)})) == "propose: evidence without its proof"
     unlisted = a_proposal().replace(verdicts=(verdict,))
     assert reason(unlisted) == "propose: verdict without its proof"
 

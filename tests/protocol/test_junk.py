@@ -75,7 +75,8 @@ def ballots(draw: st.DrawFn, stage: Stage, packet: Packet | None) -> tuple[Ballo
 @st.composite
 def certificates(draw: st.DrawFn, stage: Stage) -> Certificate:
     head = draw(st.one_of(digests, st.just(head_of(stage.proposal()))))
-    vote = draw(st.sampled_from([Notarize(head=head), Close(head=head)]))
+    votes: list[Notarize | Close] = [Notarize(head=head), Close(head=head)]
+    vote = draw(st.sampled_from(votes))
     view = draw(st.integers(0, 3))
     certificate = Certificate(
         epoch=stage.run.epoch.epoch,

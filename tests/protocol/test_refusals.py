@@ -186,7 +186,7 @@ def _contents_of(what: str, stage: Stage) -> dict[str, Any]:
     contents = stage.proposal().contents
     commits, updates = contents.commits, contents.updates
     ghost = CommitEntry(member=250, body=OTHER)
-    return {
+    changes: dict[str, dict[str, Any]] = {
         "none": {"commits": (), "updates": ()},
         "two": {"commits": commits[:2], "updates": ()},
         "backwards": {"commits": commits[::-1]},
@@ -195,7 +195,8 @@ def _contents_of(what: str, stage: Stage) -> dict[str, Any]:
         "updates backwards": {"updates": updates[::-1]},
         "updates twice": {"updates": (updates[0], *updates)},
         "update of nobody": {"updates": (UpdateEntry(member=250, update=OTHER),)},
-    }[what]
+    }
+    return changes[what]
 
 
 @pytest.mark.parametrize(

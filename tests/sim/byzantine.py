@@ -46,7 +46,9 @@ class Rewriting:
         return rewritten
 
 
-def only(byzantine: int, effects: Rewrite = keep, event: Callable[[Event], Event] = lambda event: event):
+def only(
+    byzantine: int, effects: Rewrite = keep, event: Callable[[Event], Event] = lambda event: event
+) -> Callable[[int, Run], Machine]:
     """For World(wrap=...): this one peer cheats."""
 
     def wrap(index: int, run: Run) -> Machine:

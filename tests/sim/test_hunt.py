@@ -103,6 +103,7 @@ def test_after_the_calm_nothing_is_lost_and_everybody_is_up() -> None:
         ("quorum", 4, "no quorum certified"),
         ("share", 4, "the beacon is open"),
         ("slot", 3, "signed twice in a slot"),
+        ("impunity", 3, "has not banned"),
         ("third", 23, "two heads can be certified"),
         ("leak", 25, "fell silent though its disk is whole"),
     ],

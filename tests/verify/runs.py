@@ -194,7 +194,7 @@ class RunFiles:
     def blob(self, digest: str) -> Path:
         return self.path / "transcript" / "blobs" / digest
 
-    def edit(self, path: Path, change: Callable[[Any], None]) -> None:
+    def edit(self, path: Path, change: Callable[[Any], object]) -> None:
         content = json.loads(path.read_bytes())
         change(content)
         path.write_text(json.dumps(content))

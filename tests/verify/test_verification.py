@@ -370,7 +370,8 @@ def test_a_message_of_a_stranger_is_found(files: RunFiles, world: TrainingWorld)
 
 def _last(files: RunFiles) -> tuple[Head, Contents, Propose]:
     index = files.index(7)
-    head = Head(**{name: bytes.fromhex(v) if isinstance(v, str) else v for name, v in index["head"].items()})
+    words: dict[str, Any] = {name: bytes.fromhex(v) if isinstance(v, str) else v for name, v in index["head"].items()}
+    head = Head(**words)
     contents = files.wire(Contents, index["contents"])
     propose = codec.decode_payload(files.packets(7, "propose")[0])
     assert isinstance(propose, Propose)
@@ -412,7 +413,8 @@ def test_a_verdict_without_its_jurors_is_found(files: RunFiles, world: TrainingW
         proof
         for number in range(8)
         for packet in files.packets(number, "propose")
-        for proof in codec.decode_payload(packet).verdicts
+        if isinstance(proposed := codec.decode_payload(packet), Propose)
+        for proof in proposed.verdicts
     )
     entry = earlier.entry.replace(round=7, epoch=1, accused=0, accuser=1, audited_round=5)
     contents = contents.replace(verdicts=(entry,))
