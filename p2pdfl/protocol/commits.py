@@ -73,24 +73,21 @@ class CommitPool:
         self.valid[held.key] = held
         self.members.add(held.member)
 
-    def next_batch(self) -> CheckCommits | None:
+    def next_batch(self) -> list[CheckCommits]:
         """One at a time, with each body once: what arrives meanwhile makes the next one."""
         if self.checking or not self.unchecked:
-            return None
+            return []
         for key, held in list(self.unchecked.items()):
             body = key[1]
             if body not in self.checking:
                 self.checking[body] = held
                 del self.unchecked[key]
         context = self.context
-        return CheckCommits(
-            round=context.round,
-            checks=tuple(
-                context.check_of(self.task_id, held.member, body, held.commit) for body, held in self.checking.items()
-            ),
-            keys=context.dealt_to.keys,
-            threshold=context.dealt_to.threshold,
+        checks = tuple(
+            context.check_of(self.task_id, held.member, body, held.commit) for body, held in self.checking.items()
         )
+        dealt_to = context.dealt_to
+        return [CheckCommits(round=context.round, checks=checks, keys=dealt_to.keys, threshold=dealt_to.threshold)]
 
     def on_checked(
         self, checked: tuple[Digest, ...], invalid: frozenset[Digest]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from p2pdfl.base import params
 from p2pdfl.base.task import Task
 from p2pdfl.base.types import Address, BlockNumber, Contents, Digest, Epoch, Registration, Round
-from p2pdfl.protocol.context import RoundContext
+from p2pdfl.protocol.config import RunConfig
+from p2pdfl.protocol.context import RoundContext, compute_context
 from p2pdfl.protocol.events import ChainSeen
-from p2pdfl.protocol.history import ListedRound
+from p2pdfl.protocol.history import History, ListedRound
 from p2pdfl.protocol.membership import EpochMembers, select_members
 
 
@@ -25,17 +26,19 @@ class ChainSnapshot:
 
 
 class Epochs:
-    def __init__(self, task: Task, lists: Mapping[Epoch, EpochMembers], chain: ChainSeen) -> None:
-        """chain: the block that the head before the first round names."""
+    def __init__(
+        self, config: RunConfig, history: History, lists: Mapping[Epoch, EpochMembers], chain: ChainSeen
+    ) -> None:
+        """history: read only.  chain: the block that the last head names."""
         self.lists = dict(lists)
         self.block = chain.block
         """That the last head names: no later list is chosen by an older one."""
         self.snapshots: dict[Digest, ChainSnapshot] = {}
-        self._task = task
+        self._config, self._history = config, history
         self.on_chain(chain)
 
     def of_round(self, round: Round) -> EpochMembers:
-        return self.lists[self._task.epoch_of(round)]
+        return self.lists[self._config.task.epoch_of(round)]
 
     def on_chain(self, event: ChainSeen) -> None:
         self.snapshots[event.block] = ChainSnapshot(number=event.number, registrations=event.registrations)
@@ -54,14 +57,26 @@ class Epochs:
     def latest_number(self) -> BlockNumber:
         return self.snapshots[self.latest_block()].number
 
+    def context_of(self, round: Round, banned: Collection[Address]) -> RoundContext:
+        """Of the round after the last that closed."""
+        config, history = self._config, self._history
+        return compute_context(
+            task=config.task,
+            task_id=config.task_id,
+            round=round,
+            epochs=self.lists,
+            closed=history.closed,
+            beacon=history.beacons[round],
+            parent=history.head,
+            parent_state=history.state,
+            chain_block=self.block,
+            banned=frozenset(banned),
+            undelivered=history.undelivered,
+            sharing=config.sharing,
+        )
+
     def next_list(
-        self,
-        context: RoundContext,
-        contents: Contents,
-        block: Digest,
-        *,
-        closed: Mapping[Round, ListedRound],
-        banned: Collection[Address],
+        self, context: RoundContext, contents: Contents, block: Digest, banned: Collection[Address]
     ) -> EpochMembers | None:
         """What contents of this round and a block make of the list, None if that block is not known here or older than
         the parent head's.  banned: with those whom the contents ban."""
@@ -69,10 +84,10 @@ class Epochs:
         if snapshot is None or snapshot.number < self.snapshots[self.block].number:
             return None
         return compute_next_epoch(
-            self._task,
+            self._config.task,
             context.epoch,
             snapshot.registrations,
-            committed=committed_lately(context.round, context.epoch, contents, closed),
+            committed=committed_lately(context.round, context.epoch, contents, self._history.closed),
             banned=banned,
         )
 

@@ -4,12 +4,11 @@
     check_slot    a slot that a member has
     decode        what the payload says
 
-What is of the next round waits in `EarlyPackets`.
+Pure; `Intake` has the state.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 
 from p2pdfl.base import params
@@ -24,7 +23,7 @@ from p2pdfl.protocol.refusal import Ahead, Ignore, Reject
 def open_packet(
     packet: Packet, config: RunConfig, epochs: Mapping[Epoch, EpochMembers], open_round: Round
 ) -> tuple[MemberIndex, Address]:
-    """Who signed it.  Raises Refusal; whoever passes is of a round from the oldest that is remembered to the next."""
+    """Who signed it.  Raises Refusal unless it is of a round from the oldest that is remembered to the next."""
     envelope = packet.envelope
     if envelope.task != config.task_id:
         raise Reject("other task")
@@ -76,24 +75,3 @@ def decode(packet: Packet) -> Payload:
         return decode_payload(packet)
     except Malformed as error:
         raise Reject("payload is malformed") from error
-
-
-class EarlyPackets:
-    """Opened packets of the next round, bounded per member."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Address, deque[Packet]] = {}
-
-    def add(self, packet: Packet, sender: Address) -> None:
-        waiting = self._waiting.get(sender, ())
-        if any(other.envelope == packet.envelope for other in waiting):
-            raise Ignore("seen before")
-        size = sum(len(other.payload) for other in waiting) + len(packet.payload)
-        if len(waiting) >= params.EARLY_MESSAGES_PER_MEMBER_MAX or size > params.PAYLOAD_BYTES_MAX:
-            raise Ignore("round not open yet")
-        self._waiting.setdefault(sender, deque()).append(packet)
-
-    def take(self) -> dict[Address, deque[Packet]]:
-        """All of them, since their round opens."""
-        taken, self._waiting = self._waiting, {}
-        return taken

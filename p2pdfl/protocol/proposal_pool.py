@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from p2pdfl.base.codec import digest_of
 from p2pdfl.base.types import (
     Contents,
@@ -21,8 +19,10 @@ from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.protocol.commits import CommitPool, UpdatePool
 from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.context import RoundContext
+from p2pdfl.protocol.epochs import Epochs
 from p2pdfl.protocol.events import Aggregate, Effect
 from p2pdfl.protocol.evidence_pool import EvidencePool
+from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.proposal import (
     Required,
     check_proposal,
@@ -33,9 +33,6 @@ from p2pdfl.protocol.proposal import (
     update_keys,
 )
 from p2pdfl.protocol.resync import Requests
-
-NextListHash = Callable[[Contents, Digest], Digest | None]
-"""(contents, chain block) -> hash of the next epoch's list; None while that block is unknown here."""
 
 
 class ProposalPool:
@@ -48,9 +45,9 @@ class ProposalPool:
         updates: UpdatePool,
         evidence_pool: EvidencePool,
         requests: Requests,
-        next_list_hash: NextListHash,
+        epochs: Epochs,
     ) -> None:
-        """commits, updates, evidence_pool: read only."""
+        """commits, updates, evidence_pool, epochs: read only."""
         self.by_view: dict[View, dict[Digest, Propose]] = {}
         self.by_head: dict[Digest, Propose] = {}
         self.states: dict[tuple[UpdateEntry, ...], Digest] = {}
@@ -60,7 +57,7 @@ class ProposalPool:
         """By head."""
         self._config, self._context = config, context
         self._commits, self._updates, self._evidence_pool = commits, updates, evidence_pool
-        self._requests, self._next_list_hash = requests, next_list_hash
+        self._requests, self._epochs = requests, epochs
 
     def check(self, propose: Propose, view: View, sender: MemberIndex) -> None:
         """What can be checked without what the proposal names.  Raises Reject."""
@@ -94,12 +91,18 @@ class ProposalPool:
         )
         return contents, equivocations, verdicts
 
+    def next_list(self, contents: Contents, block: Digest) -> EpochMembers | None:
+        """None while that block is unknown here."""
+        banned = self._context.banned | self._evidence_pool.bans(contents).keys()
+        return self._epochs.next_list(self._context, contents, block, banned)
+
     def head(self, contents: Contents, state: Digest, block: Digest) -> Head | None:
         """block: that the next list is chosen by, if this round chooses one.  None while it is unknown here."""
         context = self._context
         next_members: Digest | None = context.next_members
         if context.chooses_next_members:
-            next_members = self._next_list_hash(contents, block)
+            following = self.next_list(contents, block)
+            next_members = None if following is None else following.list_hash
         else:
             block = context.chain_block
         if next_members is None:
@@ -153,7 +156,7 @@ class ProposalPool:
         if contents.updates not in self.states:
             return [*self.aggregate(contents.updates)]
         block = propose.head.chain_block
-        if context.chooses_next_members and self._next_list_hash(contents, block) is None:
+        if context.chooses_next_members and self.next_list(contents, block) is None:
             return [*self._requests.block(block)]
         return None
 

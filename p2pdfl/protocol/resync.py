@@ -39,6 +39,11 @@ def packet_id(packet: Packet) -> PacketId:
     return sha256(encode(packet.envelope) + packet.signature).digest()[:16]
 
 
+def compute_request(task: Digest, round: Round, held: Sequence[Packet]) -> ResyncRequest:
+    have = tuple(packet_id(packet) for packet in held[: params.RESYNC_HAVE_MAX])
+    return ResyncRequest(task=task, round=round, have=have)
+
+
 def compute_reply(
     request: ResyncRequest, packets: Iterable[Packet], certificates: Sequence[Certificate]
 ) -> ResyncReply:

@@ -5,7 +5,7 @@
     commit    one COMMIT per member: digest of the update, dealing, share; valid if both proofs verify (`commits`)
     reveal    the bytes under the committed digests
     propose   the view's leader names COMMITs, updates, evidence, and the head that follows (`proposal`)
-    notarize  whoever holds all of it and computes the same head signs it (`proposal_pool`)
+    notarize  whoever holds all of it and computes the same head signs it (`proposal_pool`, `voting`)
     close     finalize or skip; a quorum of finalize is the certificate, and the round is over (`agreement`)
 
 `OpenRound` has what one member knows of the open round.  `run.Run` owns it and opens the next one.  Nothing here
@@ -14,10 +14,9 @@ signs: what to send is returned as `Vote`s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
+from typing import assert_never
 
-from p2pdfl.base import params
 from p2pdfl.base.types import (
     ZERO_DIGEST,
     Certificate,
@@ -25,13 +24,12 @@ from p2pdfl.base.types import (
     Commit,
     CommitEntry,
     Digest,
-    Kind,
+    Envelope,
     MemberIndex,
     Notarize,
     Packet,
     Payload,
     Propose,
-    UpdateEntry,
     View,
 )
 from p2pdfl.crypto.envelope import head_digest
@@ -40,13 +38,28 @@ from p2pdfl.protocol.commits import CommitPool, UpdatePool, check_commit
 from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.context import RoundContext
 from p2pdfl.protocol.contribution import Contribution
-from p2pdfl.protocol.events import Effect, KeepNotarized, Notice, Resync, Reveal, notice
+from p2pdfl.protocol.epochs import Epochs
+from p2pdfl.protocol.events import (
+    Aggregated,
+    CommitsChecked,
+    Dealt,
+    Decrypted,
+    Effect,
+    Notice,
+    Resync,
+    Resynced,
+    Reveal,
+    Trained,
+    UpdateHeld,
+    phase_notice,
+)
 from p2pdfl.protocol.evidence_pool import EvidencePool
-from p2pdfl.protocol.proposal import Required, justification
-from p2pdfl.protocol.proposal_pool import NextListHash, ProposalPool
+from p2pdfl.protocol.proposal import justification
+from p2pdfl.protocol.proposal_pool import ProposalPool
 from p2pdfl.protocol.refusal import Ignore, Reject
 from p2pdfl.protocol.resync import Requests
-from p2pdfl.protocol.signing import Output, Vote
+from p2pdfl.protocol.signing import Output
+from p2pdfl.protocol.voting import Voting
 
 
 class Diverged(Exception):
@@ -67,14 +80,13 @@ class OpenRound:
         me: MemberIndex | None,
         *,
         evidence_pool: EvidencePool,
-        next_list_hash: NextListHash,
-        latest_block: Callable[[], Digest],
+        epochs: Epochs,
         level: int,
         now_ms: int,
         is_behind: bool,
     ) -> None:
-        """me: None for an observer, which follows and signs nothing.  latest_block: the newest confirmed one known
-        here, at or after the parent head's.  level: `Agreement.level`.  is_behind: as for `Contribution`."""
+        """me: None for an observer, which follows and signs nothing.  epochs: read only.  level: `Agreement.level`.
+        is_behind: as for `Contribution`."""
         self.context = context
         self.me = me
         self.phase = Phase.COMMIT
@@ -95,24 +107,26 @@ class OpenRound:
             updates=self.updates,
             evidence_pool=evidence_pool,
             requests=self._requests,
-            next_list_hash=next_list_hash,
+            epochs=epochs,
         )
         self._config = config
         self._evidence_pool = evidence_pool
-        self.latest_block = latest_block
+        self._voting = Voting(
+            context,
+            me,
+            agreement=self.agreement,
+            commits=self.commits,
+            updates=self.updates,
+            proposals=self.proposals,
+            overdue=frozenset(evidence_pool.pending_losers(context.round, context.banned)),
+            latest_block=epochs.latest_block,
+        )
+        self.latest_block = epochs.latest_block
 
         self._was_late = False
         """Whether a phase ended by its deadline, with something missing."""
-        self._required: Required | None = None
-        """None until the end of this member's reveal phase."""
-        self._overdue = frozenset(evidence_pool.pending_losers(context.round, context.banned))
-        """Who was proven guilty before the round opened: a fresh proposal must ban them."""
-        self._proposed: set[View] = set()
-        self._refused: set[tuple[View, Digest]] = set()
-
         self._deadline_ms = now_ms + config.task.commit_ms
         """Of the phase."""
-        self._propose_ms = 0
         self._resync_ms = now_ms if is_behind else now_ms + config.task.resync_ms
         self._due_ms = 0
         """The first deadline after `progress` last ran: every one up to then has been acted on."""
@@ -145,12 +159,14 @@ class OpenRound:
         if view > self.agreement.view and view > self.agreement.view_max():
             raise Ignore("view far ahead")
 
-    def needs(self, sender: MemberIndex, body: Digest, payload: Payload) -> bool:
+    def needs(self, envelope: Envelope, payload: Payload, sender: MemberIndex) -> bool:
         """Whether the round cannot close here without this very message, however many its sender has signed."""
+        if envelope.round != self.context.round:
+            return False
         match payload:
             case Commit():
                 return any(
-                    CommitEntry(member=sender, body=body) in propose.contents.commits
+                    CommitEntry(member=sender, body=envelope.body) in propose.contents.commits
                     for propose in self.proposals.by_head.values()
                 )
             case Propose():
@@ -223,20 +239,41 @@ class OpenRound:
 
     # --- what effects come back with -----------------------------------------------------------------
 
-    def on_checked(self, checked: tuple[Digest, ...], invalid: frozenset[Digest]) -> list[MemberIndex]:
-        """Returns the members whose COMMIT proved invalid: an objective fault."""
+    def on_done(
+        self, event: Resynced | Trained | Dealt | Decrypted | CommitsChecked | UpdateHeld | Aggregated, now_ms: int
+    ) -> list[MemberIndex]:
+        """Returns the members at fault, as every member sees for itself: their COMMIT or their update is invalid."""
+        match event:
+            case Resynced():
+                self.contribution.hasten(now_ms)
+            case Trained():
+                self.contribution.on_trained(event.update)
+            case Dealt():
+                self.contribution.on_dealt(event.dealing)
+            case Decrypted():
+                self.contribution.on_decrypted(event.share)
+            case Aggregated():
+                self.proposals.on_aggregated(event.updates, event.state)
+            case CommitsChecked():
+                return self._on_checked(event.checked, event.invalid)
+            case UpdateHeld():
+                return self._on_update(event)
+            case _:
+                assert_never(event)
+        return []
+
+    def _on_checked(self, checked: tuple[Digest, ...], invalid: frozenset[Digest]) -> list[MemberIndex]:
         valid, culprits = self.commits.on_checked(checked, invalid)
         for held in valid:
             self.updates.promise(held)
         return culprits
 
-    def on_update(self, author: MemberIndex, update: Digest, *, is_valid: bool) -> list[MemberIndex]:
-        """As `on_checked`."""
-        counts = self.updates.on_update((author, update), is_valid=is_valid)
-        return [author] if counts and not is_valid else []
-
-    def on_aggregated(self, updates: tuple[UpdateEntry, ...], state: Digest) -> None:
-        self.proposals.on_aggregated(updates, state)
+    def _on_update(self, event: UpdateHeld) -> list[MemberIndex]:
+        author = self.context.epoch.indices.get(event.author)
+        if author is None:
+            return []
+        counts = self.updates.on_update((author, event.update), is_valid=event.valid)
+        return [author] if counts and not event.valid else []
 
     # --- what follows from what is known -----------------------------------------------------------------
 
@@ -244,14 +281,14 @@ class OpenRound:
         """Everything this member can do now.  Call until it returns nothing: own votes are taken in between."""
         outputs: list[Output] = []
         outputs += self._commit(now_ms)
-        outputs += self._check_commits()
+        outputs += self.commits.next_batch()
         outputs += self._want_updates()
         outputs += self._end_commit_phase(now_ms)
         outputs += self._end_reveal_phase(now_ms)
         outputs += self._change_view(now_ms)
-        outputs += self._propose(now_ms)
-        outputs += self._notarize()
-        outputs += self._close_view(now_ms)
+        outputs += self._voting.propose(now_ms)
+        outputs += self._voting.notarize()
+        outputs += self._voting.close(now_ms)
         outputs += self._resync(now_ms)
         self._due_ms = self._next_due_ms(now_ms)
         return outputs
@@ -259,10 +296,6 @@ class OpenRound:
     def _commit(self, now_ms: int) -> list[Output]:
         vote = self.contribution.commit(now_ms)
         return [] if vote is None else [vote, self._notice("commit")]
-
-    def _check_commits(self) -> list[Effect]:
-        batch = self.commits.next_batch()
-        return [] if batch is None else [batch]
 
     def _want_updates(self, *, fetch: bool = False) -> list[Effect]:
         addresses = self.context.epoch.addresses
@@ -297,9 +330,7 @@ class OpenRound:
             return []
         self.phase = Phase.PROPOSE
         self._was_late |= is_missing
-        self._required = Required(frozenset(self.commits.members), frozenset(self.updates.held), self._overdue)
-        self._propose_ms = now_ms + (self._config.task.grace_ms if self._was_late else 0)
-        self.agreement.start(self._propose_ms)
+        self._voting.start(now_ms + (self._config.task.grace_ms if self._was_late else 0))
         return [self._notice("propose")]
 
     def is_waiting_for_updates(self) -> bool:
@@ -313,101 +344,6 @@ class OpenRound:
         while self.agreement.advance(now_ms):
             effects.append(self._notice("propose"))
         return effects
-
-    def _propose(self, now_ms: int) -> list[Output]:
-        view = self.agreement.view
-        if (
-            self.me is None
-            or self.phase is not Phase.PROPOSE
-            or now_ms < self._propose_ms
-            or view in self._proposed
-            or self.context.assignment.leader(view) != self.me
-        ):
-            return []
-        justified = self.agreement.justification(view)
-        if justified is None:
-            return []
-        notarization, skips = justified
-        if notarization is None:
-            return self._propose_afresh(view, skips)
-        earlier = self.proposals.by_head.get(notarization.head)
-        if earlier is None:
-            return []
-        return self._sent_in(view, earlier.replace(notarization=notarization, skips=skips))
-
-    def _propose_afresh(self, view: View, skips: tuple[Certificate, ...]) -> list[Output]:
-        contents, equivocations, verdicts = self.proposals.contents()
-        state = self.proposals.states.get(contents.updates)
-        if state is None:
-            return [*self.proposals.aggregate(contents.updates)]
-        # where the chain is out of reach, others may not be able to read this member's newest block
-        block = self.latest_block() if view < params.NEWEST_BLOCK_VIEWS else self.context.chain_block
-        head = self.proposals.head(contents, state, block)
-        if head is None:
-            return []
-        propose = Propose(
-            contents=contents,
-            head=head,
-            notarization=None,
-            skips=skips,
-            equivocations=equivocations,
-            verdicts=verdicts,
-        )
-        return self._sent_in(view, propose)
-
-    def _sent_in(self, view: View, propose: Propose) -> list[Output]:
-        self._proposed.add(view)
-        return [Vote(Kind.PROPOSE, self.context.round, view, propose)]
-
-    def _notarize(self) -> list[Output]:
-        view = self.agreement.view
-        if self.me is None or view in self.agreement.notarize_signed:
-            return []
-        outputs: list[Output] = []
-        for digest, propose in self.proposals.by_view.get(view, {}).items():
-            if (view, digest) in self._refused:
-                continue
-            if self._omits(propose, view):
-                if self._required is not None:
-                    self._refused.add((view, digest))
-                continue
-            missing = self.proposals.missing_for(propose)
-            if missing is not None:
-                outputs += missing
-                continue
-            if not self.proposals.is_sound(propose):
-                self._refused.add((view, digest))
-                continue
-            self.agreement.notarize_signed.add(view)
-            return [*outputs, Vote(Kind.NOTARIZE, self.context.round, view, Notarize(head=digest))]
-        return outputs
-
-    def _omits(self, propose: Propose, view: View) -> bool:
-        """Whether a fresh proposal leaves out what this member held at its deadline (before it: holds now)."""
-        if propose.notarization is not None or view >= self.context.epoch.count:
-            return False
-        required = self._required or Required(self.commits.members, self.updates.held, self._overdue)
-        return self.proposals.omits(propose, required)
-
-    def _close_view(self, now_ms: int) -> list[Output]:
-        if self.me is None or self.agreement.certificate is not None:
-            return []
-        view = self.agreement.view
-        head = self.agreement.close_vote(now_ms)
-        if head is None:
-            return []
-        outputs: list[Output] = []
-        if head != ZERO_DIGEST:
-            propose = self.proposals.by_head.get(head)
-            if propose is None or not self.proposals.is_held(propose):
-                return []  # until it is here, or the timer runs out
-            outputs.append(
-                KeepNotarized(
-                    certificate=self.agreement.notarizations[view], packets=self.proposals.packets_of(propose)
-                )
-            )
-        self.agreement.close_signed.add(view)
-        return [*outputs, Vote(Kind.CLOSE, self.context.round, view, Close(head=head)), self._notice("close")]
 
     def decided(self) -> tuple[Propose, Certificate] | list[Effect]:
         """The certified proposal once all that it names is here; else what to do about what is missing."""
@@ -454,9 +390,9 @@ class OpenRound:
         return max(now_ms, self._due_ms)
 
     def _next_due_ms(self, now_ms: int) -> int:
-        times = [self._resync_ms, self._deadline_ms, self._propose_ms, *self.contribution.deadlines_ms()]
+        times = [self._resync_ms, self._deadline_ms, self._voting.start_ms, *self.contribution.deadlines_ms()]
         times += self.agreement.deadlines_ms()
         return min([time for time in times if time > now_ms])
 
     def _notice(self, phase: str) -> Notice:
-        return notice("phase", round=self.context.round, view=self.agreement.view, phase=phase)
+        return phase_notice(self.context.round, self.agreement.view, phase)

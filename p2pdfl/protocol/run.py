@@ -4,10 +4,10 @@
 for the part whose state it changes; here they are told apart, what the parts want signed is signed and taken like
 anybody's, and rounds are closed and opened.
 
-    ingress        opens a packet                    epochs         members' lists, chain blocks
-    round          the open round                    history        closed rounds, beacons
-    court          accusations, judgements, bans     evidence_pool  who signed what, proven cases
-    signing        own slots
+    intake   packets, each taken once             history        closed rounds, beacons
+    round    the open round                       epochs         member lists, chain blocks
+    court    accusations, judgements, bans        evidence_pool  who signed what, proven cases
+    signing  own slots
 
 Others see it by the read-only properties, and the open round by `view`.
 """
@@ -17,62 +17,44 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import assert_never
 
-from p2pdfl.base import params
 from p2pdfl.base.types import (
-    Accuse,
     Address,
     Certificate,
-    Contents,
     Digest,
     Epoch,
-    Judge,
-    Kind,
     MemberIndex,
     Outcome,
     Packet,
-    Payload,
     Propose,
     Round,
 )
 from p2pdfl.crypto.envelope import Signer, head_digest
-from p2pdfl.protocol.assignment import turn_ms
-from p2pdfl.protocol.checkpoint import make_checkpoint
+from p2pdfl.protocol import closing
 from p2pdfl.protocol.config import RunConfig
-from p2pdfl.protocol.context import RoundContext, compute_context
 from p2pdfl.protocol.court import Court
 from p2pdfl.protocol.epochs import Epochs
 from p2pdfl.protocol.events import (
-    Aggregated,
     CertificateReceived,
     ChainSeen,
-    Closed,
-    CommitsChecked,
-    Dealt,
-    Decrypted,
     Effect,
     Event,
     Finished,
-    KeepCheckpoint,
     Notice,
     PacketReceived,
     Replayed,
-    Resynced,
     Send,
-    SubmitAnchor,
     Tick,
-    Trained,
     UpdateHeld,
     hex_of,
     notice,
 )
 from p2pdfl.protocol.evidence_pool import EvidencePool
 from p2pdfl.protocol.history import ClosedRound, History
-from p2pdfl.protocol.ingress import EarlyPackets, check_slot, decode, open_packet
+from p2pdfl.protocol.intake import Intake
 from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.protocol.refusal import Ahead, Ignore, Refusal, Reject
-from p2pdfl.protocol.resync import NOTHING, ResyncReply, ResyncRequest, compute_reply, packet_id
+from p2pdfl.protocol.refusal import Ignore, Refusal
+from p2pdfl.protocol.resync import NOTHING, ResyncReply, ResyncRequest, compute_reply, compute_request
 from p2pdfl.protocol.round import OpenRound
 from p2pdfl.protocol.signing import Output, Signing, Vote
 from p2pdfl.protocol.start import Start
@@ -94,10 +76,10 @@ class Run:
         self.refused: Counter[str] = Counter()
         """Refusals of messages that waited for their round; `handle` raises the others."""
         self.signing = Signing(config, signer, signed)
-        self._epochs = Epochs(config.task, start.epochs, start.chain)
         self._history = History(
             closed=dict(start.history), beacons=dict(start.beacons), head=start.head, state=start.state
         )
+        self._epochs = Epochs(config, self._history, start.epochs, start.chain)
         self.evidence_pool = EvidencePool(config, self._epochs.lists)
         self._court = Court(
             config,
@@ -107,11 +89,17 @@ class Run:
             evidence_pool=self.evidence_pool,
             banned=start.banned,
         )
-        self._early = EarlyPackets()
+        self._intake = Intake(
+            config,
+            signer.address,
+            epochs=self._epochs,
+            history=self._history,
+            signing=self.signing,
+            evidence_pool=self.evidence_pool,
+            court=self._court,
+        )
         self._open: OpenRound
         """Set by `start`, which comes first."""
-        self._is_settled = False
-        """Whether nothing more can be done until a packet is taken that matters, another event, or a deadline."""
 
     # --- what others see -----------------------------------------------------------------
 
@@ -175,12 +163,12 @@ class Run:
         if self.is_finished:
             return []
         effects = self._take_event(event, now_ms)
-        if self._is_settled and self._is_one_of_many(event) and not self._open.is_due(now_ms):
+        if self._intake.is_settled and self._is_one_of_many(event) and not self._open.is_due(now_ms):
             return effects
         return effects + self._settle(now_ms)
 
     def _is_one_of_many(self, event: Event) -> bool:
-        """Whether it was taken and changes nothing that can be done, unless `_is_settled` has been unset: as most
+        """Whether it was taken and changes nothing that can be done, unless the intake says so: as most
         votes, of which only the one that completes a quorum does, and most updates."""
         match event:
             case PacketReceived():
@@ -194,12 +182,7 @@ class Run:
         return self._open.next_deadline_ms(now_ms)
 
     def resync_request(self) -> ResyncRequest:
-        packets = [*self._open.packets, *self._court.packets]
-        return ResyncRequest(
-            task=self.config.task_id,
-            round=self.round,
-            have=tuple(packet_id(packet) for packet in packets[: params.RESYNC_HAVE_MAX]),
-        )
+        return compute_request(self.config.task_id, self.round, [*self._open.packets, *self._court.packets])
 
     def resync_reply(self, request: ResyncRequest, load: LoadRound) -> ResyncReply:
         if request.task != self.config.task_id:
@@ -221,7 +204,7 @@ class Run:
     def _take_event(self, event: Event, now_ms: int) -> list[Effect]:
         match event:
             case PacketReceived():
-                return self._on_packet(event.packet, now_ms)
+                return self._sign_all(self._intake.receive(event.packet, now_ms), now_ms)
             case CertificateReceived():
                 if event.certificate.round != self.round:
                     raise Ignore("certificate of another round")
@@ -235,110 +218,14 @@ class Run:
                 pass
             case _:
                 if event.round == self.round:
-                    return self._take_work(event, now_ms)
+                    return self._judge_all(self._open.on_done(event, now_ms), now_ms)
         return []
 
-    def _take_work(
-        self,
-        event: Resynced | Trained | Dealt | Decrypted | CommitsChecked | UpdateHeld | Aggregated,
-        now_ms: int,
-    ) -> list[Effect]:
-        """What was asked for in this round is done."""
-        now, culprits = self._open, list[MemberIndex]()
-        match event:
-            case Resynced():
-                now.contribution.hasten(now_ms)
-            case Trained():
-                now.contribution.on_trained(event.update)
-            case Dealt():
-                now.contribution.on_dealt(event.dealing)
-            case Decrypted():
-                now.contribution.on_decrypted(event.share)
-            case CommitsChecked():
-                culprits = now.on_checked(event.checked, event.invalid)
-            case UpdateHeld():
-                author = self.epoch.indices.get(event.author)
-                if author is not None:
-                    culprits = now.on_update(author, event.update, is_valid=event.valid)
-            case Aggregated():
-                now.on_aggregated(event.updates, event.state)
-            case _:
-                assert_never(event)
+    def _judge_all(self, culprits: Iterable[MemberIndex], now_ms: int) -> list[Effect]:
+        """Each before the next one is looked at."""
         return [
             effect for culprit in culprits for effect in self._sign_all(self._court.judge_objective(culprit), now_ms)
         ]
-
-    def _on_packet(self, packet: Packet, now_ms: int) -> list[Effect]:
-        try:
-            sender, address = open_packet(packet, self.config, self._epochs.lists, self.round)
-        except Ahead:
-            self._open.hurry(now_ms + params.HURRY_MS)
-            raise
-        if packet.envelope.round > self.round:
-            self._early.add(packet, address)
-            return []
-        return self._take(packet, sender, now_ms)
-
-    def _take(self, packet: Packet, sender: MemberIndex, now_ms: int) -> list[Effect]:
-        """A packet of this or a recent round, its signature verified."""
-        envelope = packet.envelope
-        self._check_slot(packet)
-        if self._epochs.lists[envelope.epoch].addresses[sender] == self.address and self.signing.is_unknown(packet):
-            self.signing.mute(self._epochs.latest_number())
-        bodies = self.evidence_pool.bodies(envelope, sender)
-        if envelope.body in bodies:
-            raise Ignore("seen before")
-        try:
-            payload = decode(packet)
-            if len(bodies) > 1 and not self._needs(packet, payload, sender):
-                raise Ignore("equivocation proven before")
-            self._check(packet, payload, sender)
-        except Reject:
-            if len(bodies) == 1:
-                # whatever it says, and though nothing else comes of it: two bodies are proof
-                return self._record(packet, sender)
-            raise
-        effects = self._record(packet, sender)
-        if isinstance(payload, Accuse | Judge):
-            self._is_settled = False
-            effects += self._sign_all(self._court.take(packet, payload, sender), now_ms)
-        elif envelope.round == self.round:
-            is_own = sender == self.me and self.signing.has_signed(packet)
-            if self._open.take(packet, payload, sender, now_ms, is_own=is_own):
-                self._is_settled = False
-        return effects
-
-    def _check_slot(self, packet: Packet) -> None:
-        """What is only too far ahead must be welcome later."""
-        envelope = packet.envelope
-        check_slot(envelope, self._epochs.lists[envelope.epoch])
-        if envelope.kind in (Kind.PROPOSE, Kind.NOTARIZE, Kind.CLOSE):
-            closed = self._history.closed.get(envelope.round)
-            if envelope.round == self.round:
-                self._open.check_view(envelope.view)
-            elif closed is None or envelope.view > closed.certificate.view + params.VIEWS_AHEAD_MAX:
-                raise Ignore("view far ahead")
-
-    def _needs(self, packet: Packet, payload: Payload, sender: MemberIndex) -> bool:
-        return packet.envelope.round == self.round and self._open.needs(sender, packet.envelope.body, payload)
-
-    def _check(self, packet: Packet, payload: Payload, sender: MemberIndex) -> None:
-        """Raises Refusal for what is not worth taking."""
-        envelope = packet.envelope
-        if isinstance(payload, Accuse | Judge):
-            self._court.check(envelope, payload, sender)
-        elif envelope.round == self.round:
-            self._open.check(payload, envelope.view, sender)
-
-    def _record(self, packet: Packet, sender: MemberIndex) -> list[Effect]:
-        """Takes the slot."""
-        proof = self.evidence_pool.record(packet, sender)
-        if proof is None:
-            return []
-        self._is_settled = False
-        envelope = packet.envelope
-        address = self._epochs.lists[envelope.epoch].addresses[sender]
-        return [notice("equivocation", round=envelope.round, member=hex_of(address), kind=envelope.kind)]
 
     # --- what follows -----------------------------------------------------------------
 
@@ -354,7 +241,7 @@ class Run:
                 continue
             decided = self._open.decided()
             if isinstance(decided, list):
-                self._is_settled = True
+                self._intake.settle()
                 return effects + decided
             effects += self._close_round(*decided, now_ms)
         return effects
@@ -376,7 +263,7 @@ class Run:
             return []
         effects: list[Effect] = [Send(packet=packet)]
         try:
-            effects += self._take(packet, sender, now_ms)
+            effects += self._sign_all(self._intake.take(packet, sender, now_ms), now_ms)
         except Refusal as refusal:
             # a restart sends what it once signed, which may not fit what it knows now
             self.refused["own: " + refusal.reason] += 1
@@ -385,72 +272,38 @@ class Run:
     # --- open -----------------------------------------------------------------
 
     def _open_round(self, round: Round, now_ms: int, *, level: int, is_behind: bool) -> list[Effect]:
-        context = self._context_of(round)
+        context = self._epochs.context_of(round, self._court.banned)
         self._open = OpenRound(
             self.config,
             context,
             context.epoch.indices.get(self.address),
             evidence_pool=self.evidence_pool,
-            next_list_hash=self._next_list_hash,
-            latest_block=self._epochs.latest_block,
+            epochs=self._epochs,
             level=level,
             now_ms=now_ms,
             is_behind=is_behind,
         )
         self._court.open_round(context)
-        return [notice("beacon", round=round, value=context.beacon.hex()), *self._take_early(now_ms)]
-
-    def _context_of(self, round: Round) -> RoundContext:
-        history = self._history
-        return compute_context(
-            task=self.config.task,
-            task_id=self.config.task_id,
-            round=round,
-            epochs=self._epochs.lists,
-            closed=history.closed,
-            beacon=history.beacons[round],
-            parent=history.head,
-            parent_state=history.state,
-            chain_block=self._epochs.block,
-            banned=frozenset(self._court.banned),
-            undelivered=history.undelivered,
-            sharing=self.config.sharing,
-        )
-
-    def _take_early(self, now_ms: int) -> list[Effect]:
-        effects: list[Effect] = []
-        for address, packets in self._early.take().items():
-            for packet in packets:
-                try:
-                    if packet.envelope.round == self.round and address in self.epoch.indices:
-                        effects += self._take(packet, self.epoch.indices[address], now_ms)
-                except Refusal as refusal:
-                    self.refused[refusal.reason] += 1
+        effects: list[Effect] = [notice("beacon", round=round, value=context.beacon.hex())]
+        for packet, sender in self._intake.open_round(self._open):
+            try:
+                effects += self._sign_all(self._intake.take(packet, sender, now_ms), now_ms)
+            except Refusal as refusal:
+                self.refused[refusal.reason] += 1
         return effects
 
     # --- close -----------------------------------------------------------------
 
     def _close_round(self, propose: Propose, certificate: Certificate, now_ms: int) -> list[Effect]:
         now, context = self._open, self._open.context
-        commits = now.commits.named(propose.contents)
-        closed = ClosedRound(
-            round=context.round,
-            epoch=context.epoch,
-            beacon=context.beacon,
-            assignment=context.assignment,
-            parent_state=context.parent_state,
-            contents=propose.contents,
-            state=propose.head.state,
-            certificate=certificate,
-            dealings=tuple(commit.dealing for _, commit in commits),
-            packets=now.proposals.packets_of(propose),
-        )
-        effects: list[Effect] = [_closed(context, propose, closed, heard=self._court.take_heard())]
+        commits, packets = now.commits.named(propose.contents), now.proposals.packets_of(propose)
+        closed = closing.record(context, propose, certificate, commits=commits, packets=packets)
+        effects: list[Effect] = [closing.transcript(context, propose, closed, heard=self._court.take_heard())]
         self._history.append(closed, head_digest(propose.head), commits, context.fixed)
         effects += self._take_head(propose)
         effects += self._court.sentence(propose)
         if context.round == context.epoch.last_round:
-            effects += [*self._anchor(propose, certificate), *self._checkpoint(propose)]
+            effects += self._close_epoch(propose, certificate)
         self._forget()
         if context.round == self.config.task.total_rounds - 1:
             self.is_finished = True
@@ -472,7 +325,7 @@ class Run:
         block = propose.head.chain_block
         following = None
         if self._open.context.chooses_next_members:
-            following = self._next_list(propose.contents, block)
+            following = self._open.proposals.next_list(propose.contents, block)
             assert following is not None, "the head was computed from this list"
         self._epochs.close(block, following)
         if following is None:
@@ -480,44 +333,20 @@ class Run:
         self.signing.on_list(following, self._epochs.snapshots[block].number)
         return [_members_notice(following)]
 
-    def _next_list(self, contents: Contents, block: Digest) -> EpochMembers | None:
-        context = self._open.context
-        banned = context.banned | self.evidence_pool.bans(contents).keys()
-        return self._epochs.next_list(context, contents, block, closed=self._history.closed, banned=banned)
-
-    def _next_list_hash(self, contents: Contents, block: Digest) -> Digest | None:
-        following = self._next_list(contents, block)
-        return None if following is None else following.list_hash
-
-    def _anchor(self, propose: Propose, certificate: Certificate) -> list[Effect]:
-        context = self._open.context
-        delay_ms = turn_ms(context.assignment, self.me)
-        if delay_ms is None:
-            return []
-        following = self._epochs.lists.get(context.epoch.epoch + 1)
+    def _close_epoch(self, propose: Propose, certificate: Certificate) -> list[Effect]:
+        context, lists = self._open.context, self._epochs.lists
+        following = lists.get(context.epoch.epoch + 1)
         return [
-            SubmitAnchor(
-                head=propose.head,
-                certificate=certificate,
-                members=context.epoch.addresses,
-                next_members=following.addresses if following else (),
-                delay_ms=delay_ms,
-            )
+            *closing.anchor(context, propose, certificate, me=self.me, following=following),
+            *closing.checkpoint(
+                self.config,
+                propose,
+                epochs=lists,
+                closed=self._history.closed,
+                evidence_pool=self.evidence_pool,
+                banned=self._court.banned,
+            ),
         ]
-
-    def _checkpoint(self, propose: Propose) -> list[Effect]:
-        head = propose.head
-        if head.epoch + 1 == self.config.task.epoch_count:
-            return []
-        checkpoint = make_checkpoint(
-            self.config.task,
-            head.epoch,
-            epochs=self._epochs.lists,
-            closed=self._history.closed,
-            evidence_pool=self.evidence_pool,
-            banned=frozenset(self._court.banned),
-        )
-        return [KeepCheckpoint(checkpoint=checkpoint, state=head.state)]
 
     def _forget(self) -> None:
         """Keeps what an audit, its verdict and a resync of the last rounds can still ask about."""
@@ -526,20 +355,6 @@ class Run:
         self._court.forget_before(oldest)
         self.signing.forget_before(oldest)
         self.evidence_pool.forget_before(oldest)
-
-
-def _closed(context: RoundContext, propose: Propose, closed: ClosedRound, *, heard: tuple[Packet, ...]) -> Closed:
-    return Closed(
-        round=closed.round,
-        view=closed.certificate.view,
-        head=propose.head,
-        contents=closed.contents,
-        certificate=closed.certificate,
-        packets=(*closed.packets, *heard),
-        members=closed.epoch,
-        beacon=closed.beacon,
-        banned=context.banned,
-    )
 
 
 def _members_notice(epoch: EpochMembers) -> Notice:

@@ -221,7 +221,7 @@ def installed() -> Iterator[None]:
         *((module, "decode_payload", decode) for module in (checkpoint, ingress)),
         (ingress, "is_signed_payload", is_signed),
         *((module, "head_digest", head_digest) for module in (checkpoint, proposal, proposal_pool, round, run)),
-        *((module, "packet_id", packet_id) for module in (run, resync)),
+        (resync, "packet_id", packet_id),
         (agreement, "Ballot", _by_key(Ballot, Cache(), _ballot_of)),
         *((module, "digest_of", digest_of) for module in (proposal, proposal_pool)),
         *((module, keys.__name__, keys) for module in (proposal, proposal_pool) for keys in cached_keys),

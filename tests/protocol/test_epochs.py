@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from p2pdfl.base import params
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.epochs import Epochs
 from p2pdfl.protocol.events import ChainSeen
+from p2pdfl.protocol.history import History
 from p2pdfl.sim.world import stand_in_task
 
-from .members import an_epoch, registrations
+from .members import DOMAIN, HEAD, TASK, an_epoch, registrations
 
 N = 4
 
@@ -18,7 +20,9 @@ def a_block(number: int) -> ChainSeen:
 
 def filled(*, named: int) -> Epochs:
     """As many blocks as are remembered, from number 10 on; the last head names the block `named`."""
-    epochs = Epochs(stand_in_task(), {0: an_epoch(N)}, a_block(named))
+    config = RunConfig(task=stand_in_task(), task_id=TASK, domain=DOMAIN)
+    history = History(closed={}, beacons={}, head=HEAD, state=HEAD)
+    epochs = Epochs(config, history, {0: an_epoch(N)}, a_block(named))
     for number in range(10, 9 + params.CHAIN_SNAPSHOTS_MAX):
         epochs.on_chain(a_block(number))
     assert len(epochs.snapshots) == params.CHAIN_SNAPSHOTS_MAX
