@@ -152,7 +152,7 @@ def _expressions(node: ast.expr) -> Iterator[ast.expr]:
             if isinstance(function, ast.Name) and function.id in FUNCTIONS:
                 kept = [] if FUNCTIONS[function.id] == "list" else keywords
                 yield ast.Call(ast.Name(FUNCTIONS[function.id]), arguments, kept)
-            for place in range(len(arguments) - 1):
+            for place in range(0 if _is_symmetric(function) else len(arguments) - 1):
                 first, second = arguments[place : place + 2]
                 if not any(isinstance(each, ast.Starred | ast.Constant) for each in (first, second)):
                     swapped = [*arguments[:place], second, first, *arguments[place + 2 :]]
@@ -199,6 +199,10 @@ def _other_values(returns: ast.expr | None, value: ast.expr) -> Iterator[str]:
         case ast.BinOp(left, ast.BitOr(), ast.Constant(None)):
             yield "None"
             yield from _other_values(left, value)
+
+
+def _is_symmetric(function: ast.expr) -> bool:
+    return isinstance(function, ast.Name) and function.id in ("min", "max", "zip")
 
 
 def _has_text(node: ast.expr) -> bool:
