@@ -8,6 +8,7 @@ RUN ?=
 ARGS ?=
 MINUTES ?= 10
 SEED ?= 1
+COUNT ?= 60
 SEEDS ?=
 PEERS ?=
 ROUNDS ?=
@@ -148,6 +149,10 @@ bench: $(READY) ## what a round costs a peer, part by part; gossip beside the li
 fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip's frames, pulls and updates, by coverage
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -e '.[fuzz]'
 	@cd tests && PYTHONPATH=..:. ../$(BIN)/python -m fuzz --minutes '$(MINUTES)' $(ARGS)
+
+.PHONY: mutants
+mutants: $(READY) ## SEED=1 COUNT=60: random one-line mutants of protocol/ and crypto/, and named ones: which do the tests miss?
+	@cd tests && PYTHONPATH=..:. ../$(BIN)/python -m mutants --seed '$(SEED)' --count '$(COUNT)' $(ARGS)
 
 .PHONY: clean
 clean: ## remove what make made: .venv, caches; runs/ stays

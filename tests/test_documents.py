@@ -39,10 +39,12 @@ _DOTTED = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`")
 _SAID = re.compile(r'"""((?:[^"]|"(?!""))*)"""|(?:^|  )# ?(.*(?:\n *#.*)*)', re.MULTILINE)
 _STEP = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 _DESIGN = re.compile(r'DESIGN (\d+(?:\.\d+)?(?:(?:-|, )\d+(?:\.\d+)?)*)((?:,? "[^"]+")*)')
+_SECTION = re.compile(r"(design|protocol|wire)\.md\)?`?,? (?:section )?(\d+)\b")
 _ADR = re.compile(r"(?:ADRs? |adr/)(\d+)")
 _MAKE = re.compile(r"(?:`|^ {4}|&& )make ([a-z][a-z-]*)", re.MULTILINE)
 _COMMAND = re.compile(r"(?:`|bin/|^ {4})p2pdfl ([a-z]+)", re.MULTILINE)
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_MODULE = re.compile(r"(?:\bimport |\bfrom |-m |[\"'])(p2pdfl(?:\.\w+)+)(?![\w/])")
 _SCENARIO = re.compile(r"make (scenario|study) NAME=(\w+)")
 
 
@@ -150,6 +152,16 @@ def test_every_section_of_the_design_that_is_named_is_there() -> None:
     assert not missing, "\n".join(missing)
 
 
+def test_every_section_of_another_document_that_is_named_is_there() -> None:
+    missing = [
+        f"{path}: {document}.md {number}"
+        for path in readable()
+        for document, number in _SECTION.findall(prose(path))
+        if f"\n## {number}. " not in (ROOT / f"docs/{document}.md").read_text()
+    ]
+    assert not missing, "\n".join(missing)
+
+
 @cache
 def decisions() -> dict[int, Path]:
     return {int(path.name[:4]): path for path in documents() if re.match(r"docs/adr/\d{4}-", path.as_posix())}
@@ -183,8 +195,8 @@ def test_the_index_has_each_decision_with_its_title_and_status(number: int) -> N
 
 @cache
 def names(path: Path) -> frozenset[str]:
-    """What a module defines, and `Class.name` for what its classes do; `Class.name` also by the name alone, as a text
-    says `task.audit_fraction` of a field of Task."""
+    """What a module defines, and what its classes do: as Class.name, and by the name alone, as a text says
+    `task.audit_fraction` of a field of Task."""
     found: set[str] = set()
     for node in tree(path).body:
         for name in _defined(node):
@@ -235,10 +247,10 @@ def stems() -> dict[str, list[Path]]:
 
 
 def is_ours(dotted: str) -> bool:
-    """Whether a text that names it means a module of ours, or one that is gone."""
+    """Whether a text that names it means a module or a class of ours, or one that is gone."""
     first, *_, last = dotted.split(".")
     if first[0].isupper():
-        return first in homes()
+        return True
     return first in stems() or last[0].isupper()
 
 
@@ -278,6 +290,19 @@ def test_every_name_of_ours_that_a_document_or_a_docstring_names_is_defined() ->
     assert not missing, "\n".join(missing)
 
 
+def test_every_module_that_a_programs_text_or_a_command_names_is_there() -> None:
+    """Also in strings that become programs, which neither imports nor mypy see."""
+    kinds = {".py", ".sh", ".mjs", ".toml"}
+    missing = [
+        f"{path}: {dotted}"
+        for path in files()
+        if path.suffix in kinds or path.name == "Makefile"
+        for dotted in set(_MODULE.findall((ROOT / path).read_text()))
+        if not is_known(dotted)
+    ]
+    assert not missing, "\n".join(missing)
+
+
 # --- the traces through the house --------------------------------------------------------------------------------
 
 
@@ -301,9 +326,8 @@ def traces() -> dict[str, list[tuple[str, str]]]:
 def test_every_function_of_a_trace_is_where_the_trace_says() -> None:
     assert len(traces()) == 3
     missing = [
-        f"{title}: {module}:{name}"
-        for title, steps in traces().items()
-        for module, name in steps
+        f"{module}:{name}"
+        for module, name in _STEP.findall((ROOT / "ARCHITECTURE.md").read_text())
         if not (ROOT / "p2pdfl" / module).exists() or name not in names(Path("p2pdfl") / module)
     ]
     assert not missing, "\n".join(missing)

@@ -35,7 +35,8 @@ class PeerProcess:
         self.heard: list[str] = []
         self._changed = trio.Event()
 
-    async def follow(self, *, task_status: trio.TaskStatus[None]) -> None:
+    # libp2p brings the stubs of trio-typing, which are before trio.TaskStatus
+    async def follow(self, *, task_status: trio.TaskStatus[None]) -> None:  # type: ignore[name-defined]
         unread = b""
         assert self.process.stdout is not None
         async for data in self.process.stdout:

@@ -111,17 +111,17 @@ async def resumer(
     home = here.at.directory / name
     home.mkdir(exist_ok=True)
     told: Told = []
-    setup, genesis, client = here.at.setup(name), here.at.genesis(), here.at.client(name)
+    config, genesis, client = here.at.config(), here.at.genesis(), here.at.client(name)
     network: Network = here.networks[name]
     admit(network, client.registrations())
     with (
         Store(home / "store.sqlite") as store,
         EventLog(home / "events.jsonl", lambda event, fields: told.append((event, dict(fields)))) as event_log,
     ):
-        compute = Compute(learner(here.at.task), setup.task_id, keys_of(name), secrets.token_bytes)
+        compute = Compute(learner(here.at.task), config.task_id, keys_of(name), secrets.token_bytes)
         yield (
             CheckpointSync(
-                config=setup,
+                config=config,
                 genesis=genesis,
                 chain=client,
                 store=store,

@@ -49,7 +49,7 @@ def test_what_a_vote_for_a_head_rests_on_is_kept_before_the_vote_is_sent() -> No
 
 def test_a_vote_to_skip_rests_on_nothing() -> None:
     stage = proposing(0, audit_fraction=0.0)
-    stage.now_ms = stage.open.agreement.deadline_ms
+    stage.now_ms = stage.open.view_deadline_ms
     effects = stage.take(Tick())
     assert [head for _, head in closes(effects)] == [ZERO_DIGEST]
     assert not any(isinstance(effect, KeepNotarized) for effect in effects)

@@ -22,8 +22,9 @@ from p2pdfl.base.types import (
     Registration,
 )
 from p2pdfl.crypto.envelope import list_hash
+from p2pdfl.protocol.epochs import committed_lately, compute_next_epoch
 from p2pdfl.protocol.events import Aggregated, CertificateReceived, ChainSeen, Notice, ReadChain
-from p2pdfl.protocol.history import ListedRound, committed_lately, compute_next_epoch
+from p2pdfl.protocol.history import ListedRound
 from p2pdfl.sim.world import stand_in_task
 
 from .members import an_epoch, peers, registrations

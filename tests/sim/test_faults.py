@@ -38,7 +38,7 @@ def test_one_member_that_never_comes_is_waited_for_once() -> None:
 def test_a_dead_leader_costs_one_view() -> None:
     world = a_world(seed=3)
     world.run(until_ms=0)
-    leader = world.peers[0].run._now.context.assignment.leader(0)
+    leader = world.peers[0].run.open_round.context.assignment.leader(0)
     world.kill(leader)
     run_checked(world)
     alive = next(index for index in range(4) if index != leader)
@@ -131,7 +131,7 @@ def test_a_store_lost_unnoticed_is_noticed_by_what_others_show() -> None:
     world.at(75, lambda: world.peers[1].disk.envelopes.clear())
     world.at(76, lambda: world.restart(1))
     world.run(until_ms=60_000, until=world.is_finished)
-    assert world.peers[1].run._signs_from is None
+    assert world.peers[1].run.is_muted
 
 
 def test_a_loss_that_is_noticed_before_the_chain_was_read_counts_from_when_it_is_read() -> None:
@@ -142,10 +142,10 @@ def test_a_loss_that_is_noticed_before_the_chain_was_read_counts_from_when_it_is
     world.at(76, lambda: world.restart(1))
     world.run(until_ms=1_000, until=lambda: world.peers[1].run.is_muted)
     run = world.peers[1].run
-    assert (run.is_muted, run._unknown_until) == (True, None)
+    assert (run.is_muted, run.signing.unknown_until) == (True, None)
     world.mine(7, world.registrations)
     world.run(until_ms=world.now_ms + 100)
-    assert run._unknown_until == 7
+    assert run.signing.unknown_until == 7
 
 
 def test_halves_that_are_cut_off_wait_and_go_on_when_the_net_heals() -> None:

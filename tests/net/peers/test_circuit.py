@@ -44,7 +44,7 @@ async def until_reserved(relay: Network, *peers: Network) -> None:
                 await trio.lowlevel.checkpoint()
 
 
-async def hop(relay: Network, target: bytes, name: object = "asker", kind: int = circuit_pb2.HopMessage.CONNECT) -> int:
+async def hop(relay: Network, target: bytes, name: object = "asker", kind: Any = circuit_pb2.HopMessage.CONNECT) -> int:
     """What the relay answers a stranger who wants the target."""
     async with stranger(f"hop {name}") as asking:
         await asking.dial(relay)

@@ -1,4 +1,4 @@
-"""Nobody honest is blamed, falls silent or breaks."""
+"""Nobody honest is blamed, falls silent or breaks; and whoever is proven to cheat is banned."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from p2pdfl.base.types import (
     VerdictEntry,
     VerdictProof,
 )
-from p2pdfl.protocol.events import SubmitEquivocation, SubmitVerdict
+from p2pdfl.protocol.events import Notice, SubmitEquivocation, SubmitVerdict
 from p2pdfl.sim.invariants.nobody_honest_blamed import NobodyHonestBlamed
 from p2pdfl.sim.invariants.nobody_honest_breaks import NobodyHonestBreaks
+from p2pdfl.sim.invariants.proven_is_banned import ProvenIsBanned
 from p2pdfl.sim.invariants.silent_only_without_disk import SilentOnlyWithoutDisk
 
 from .fabricated import ADDRESSES, BYZANTINE, SIGNATURE, Fabricated, a_head
@@ -123,3 +124,72 @@ def test_a_process_that_breaks() -> None:
     assert world.violations == []
     world.checkers.on_broken(1, ValueError("no such head"))
     assert world.violations == ["peer1 broke: ValueError: no such head"]
+
+
+# --- proven to cheat, and banned --------------------------------------------------------
+
+CAUGHT = "0x" + ADDRESSES[CHEAT].hex()
+AFTER_CALM_MS = 501
+
+
+def proven(world: Fabricated, indices: tuple[int, ...], *, open_round: int, proven_round: int) -> None:
+    for index in indices:
+        world.peers[index].round = open_round
+        fields = {"round": proven_round, "member": CAUGHT, "kind": int(Kind.CLOSE)}
+        world.checkers.on_notice(index, Notice(name="equivocation", fields=fields))
+
+
+def test_whoever_three_of_seven_can_prove_to_cheat_is_banned_a_round_later() -> None:
+    """Without them four are left, and a quorum is five."""
+    world = Fabricated(ProvenIsBanned)
+    world.now_ms = AFTER_CALM_MS
+    proven(world, (0, 1, 2), open_round=0, proven_round=0)
+    for round in (0, 1):
+        world.closes(0, a_head(round))
+        world.closes(3, a_head(round))
+    assert world.violations == []
+    world.closes(3, a_head(2), banned=frozenset([ADDRESSES[CHEAT]]))
+    assert world.violations == []
+    world.closes(0, a_head(2))
+    assert world.violations == [
+        f"round 2: peer0 has not banned {CAUGHT}, of which 3 of 7 members had the proof before round 1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("indices", "proven_round", "now_ms", "view"),
+    [
+        ((0, 1), 0, AFTER_CALM_MS, 0),  # a quorum can be had without them
+        ((0, 1, 2), 0, AFTER_CALM_MS, 7),  # from view n on nobody insists
+        ((0, 1, 2), 0, AFTER_CALM_MS - 1, 0),  # some may have crashed since
+        ((0, 1, 2), -1, AFTER_CALM_MS, 0),  # it has lapsed
+    ],
+)
+def test_else_nobody_has_to_be_banned(indices: tuple[int, ...], proven_round: int, now_ms: int, view: int) -> None:
+    world = Fabricated(ProvenIsBanned)
+    world.now_ms = now_ms
+    proven(world, indices, open_round=0, proven_round=proven_round)
+    for round in range(3):
+        world.closes(0, a_head(round), view=view)
+    assert world.violations == []
+
+
+@pytest.mark.parametrize(
+    ("accused", "accuser", "outcome", "banned"),
+    [
+        (CHEAT, 0, "guilty", True),
+        (CHEAT, CHEAT, "objective", True),
+        (0, CHEAT, "false", True),
+        (CHEAT, 0, "void", False),
+    ],
+)
+def test_a_verdict_is_a_proof_against_its_loser(accused: int, accuser: int, outcome: str, banned: bool) -> None:
+    world = Fabricated(ProvenIsBanned)
+    world.now_ms = AFTER_CALM_MS
+    names = ["0x" + ADDRESSES[index].hex() for index in (accused, accuser)]
+    for index in (0, 1, 2):
+        fields = {"round": 0, "accused": names[0], "accuser": names[1], "audited_round": 0, "outcome": outcome}
+        world.checkers.on_notice(index, Notice(name="verdict", fields=fields))
+    for round in range(3):
+        world.closes(0, a_head(round))
+    assert [CAUGHT in violation for violation in world.violations] == [True] * banned
