@@ -211,7 +211,11 @@ def judge_faults(aftermaths: Mapping[str, Aftermath], breaks: Sequence[Span]) ->
     impossible = [
         f"{name}: round {round}" for name, item in aftermaths.items() for round in item.named if round in item.away
     ]
-    silent = [name for name, item in aftermaths.items() if item.due and not set(item.due).intersection(item.named)]
+    silent = [
+        name
+        for name, item in aftermaths.items()
+        if item.came_to_nothing is None and item.due and not set(item.due).intersection(item.named)
+    ]
     return [
         _equal("faults that came to nothing", [], nothing),
         _equal("COMMITs in heads of peers that were away", [], impossible),
