@@ -7,6 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EXIT_OK = 0
 EXIT_NOT_AS_EXPECTED = 1
@@ -43,73 +47,91 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("peer", help="take part in a task (see `p2pdfl peer --help`)", add_help=False)
 
-    scenario = commands.add_parser(
+    _add_scenario(commands)
+    _add_verify(commands)
+    _add_study(commands)
+    _add_audits(commands)
+    _add_doctor(commands)
+    _add_devchain(commands)
+    return parser
+
+
+def _add_scenario(commands: Commands) -> None:
+    parser = commands.add_parser(
         "scenario",
         help="run a whole network on this machine, with cheaters, and judge what came of it",
         description="Run a whole network on this machine: a chain, one process per peer, cheaters and faults as the "
         "scenario says.  Exit code 0 if everything came out as the scenario expects, 1 if not, 2 if the scenario "
         "cannot be used, 3 if the run failed, 77 if this machine cannot give it the network that it wants.",
     )
-    scenario.add_argument("scenario", metavar="FILE_OR_NAME", help="a scenario file, or NAME for scenarios/NAME.toml")
-    scenario.add_argument(
-        "--out", type=Path, default=Path("runs"), help="where runs/<name>/ goes (default: %(default)s)"
-    )
-    scenario.add_argument(
+    parser.add_argument("scenario", metavar="FILE_OR_NAME", help="a scenario file, or NAME for scenarios/NAME.toml")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="where runs/<name>/ goes (default: %(default)s)")
+    parser.add_argument(
         "--keep",
         action="store_true",
         help="move an earlier run of this scenario aside to <name>.1, <name>.2, ...; without it, it is replaced",
     )
-    scenario.set_defaults(run=_scenario)
+    parser.set_defaults(run=_scenario)
 
-    verify = commands.add_parser(
+
+def _add_verify(commands: Commands) -> None:
+    parser = commands.add_parser(
         "verify",
         help="check a finished run again, from what it left behind",
         description="Check a finished run from its transcript and its chain's events alone: signatures, beacons, "
         "assignments, verdicts, member lists, every aggregate, anchors and slashes.  Exit code 0 if all that could be "
         "checked is right, 1 if not, 2 if there is no run to check.",
     )
-    verify.add_argument("directory", type=Path, metavar="RUN_DIR", help="runs/<name>")
-    verify.add_argument(
+    parser.add_argument("directory", type=Path, metavar="RUN_DIR", help="runs/<name>")
+    parser.add_argument(
         "--replay",
         type=_count,
         default=0,
         metavar="K",
         help="also train K sampled updates again, and every one that a verdict is about (default: none)",
     )
-    verify.add_argument("--json", action="store_true", help="print the findings as JSON")
-    verify.add_argument(
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
         "--trust-code", action="store_true", help="run the model and data functions that the task brings, if any"
     )
-    verify.set_defaults(run=_verify)
+    parser.set_defaults(run=_verify)
 
-    study = commands.add_parser(
+
+def _add_study(commands: Commands) -> None:
+    parser = commands.add_parser(
         "study",
         help="tables of attacks beside rules beside audits, in one process",
         description="Run the cells of a study - attack, rule, audits, seed - each a whole network in virtual time with "
         "real training, and put them in a table.  What is finished is kept: Ctrl-C stops at any time, and the same "
         "command goes on.  Exit code 0 if all cells are there, 2 if the study cannot be used, 3 if a run failed.",
     )
-    study.add_argument("study", metavar="FILE_OR_NAME", help="a study file, or NAME for studies/NAME.toml")
-    study.add_argument("--out", type=Path, default=Path("runs"), help="where study-<name>/ goes (default: %(default)s)")
-    study.add_argument(
+    parser.add_argument("study", metavar="FILE_OR_NAME", help="a study file, or NAME for studies/NAME.toml")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs"), help="where study-<name>/ goes (default: %(default)s)"
+    )
+    parser.add_argument(
         "--processes", type=_count, default=os.cpu_count() or 1, help="cells at a time (default: %(default)s)"
     )
-    study.add_argument("--fresh", action="store_true", help="forget the results that are there, and begin anew")
-    study.set_defaults(run=_study)
+    parser.add_argument("--fresh", action="store_true", help="forget the results that are there, and begin anew")
+    parser.set_defaults(run=_study)
 
-    audits = commands.add_parser(
+
+def _add_audits(commands: Commands) -> None:
+    parser = commands.add_parser(
         "audits",
         help="what an audit_fraction costs, and how soon it finds who cheats",
         description="Work and effect of audits by formula; docs/audits.md says what the columns mean.",
     )
-    audits.add_argument("--peers", type=_count, required=True)
-    audits.add_argument("--byzantine", type=_count, required=True, help="of them, shielding each other")
-    audits.add_argument(
+    parser.add_argument("--peers", type=_count, required=True)
+    parser.add_argument("--byzantine", type=_count, required=True, help="of them, shielding each other")
+    parser.add_argument(
         "--audit-fraction", type=float, action="append", help="may be repeated (default: some from 0.05 to 1)"
     )
-    audits.set_defaults(run=_audits)
+    parser.set_defaults(run=_audits)
 
-    doctor = commands.add_parser(
+
+def _add_doctor(commands: Commands) -> None:
+    parser = commands.add_parser(
         "doctor",
         help="tell why a peer cannot be reached or sees too few others, and what to do",
         description="Examine, from this machine outwards: installation, key, task, chain, membership, addresses, who "
@@ -117,33 +139,34 @@ def _parser() -> argparse.ArgumentParser:
         "key, and may run beside the peer.  Exit code 0 if nothing failed, 1 if something did, 2 if there is nothing "
         "to examine.",
     )
-    doctor.add_argument("--home", type=Path, help="of the peer; what it was started with is known from there")
-    doctor.add_argument("--task", type=Path, metavar="FILE", help="the task file")
+    parser.add_argument("--home", type=Path, help="of the peer; what it was started with is known from there")
+    parser.add_argument("--task", type=Path, metavar="FILE", help="the task file")
     for flag, text in (
         ("--bootstrap", "an address to start from"),
         ("--listen", "where the peer is to listen"),
         ("--announce", "where others are to dial it"),
     ):
-        doctor.add_argument(flag, action="append", default=[], metavar="MULTIADDR", help=f"{text}, may be repeated")
-    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
-    doctor.set_defaults(run=_doctor)
+        parser.add_argument(flag, action="append", default=[], metavar="MULTIADDR", help=f"{text}, may be repeated")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=_doctor)
 
-    devchain = commands.add_parser(
+
+def _add_devchain(commands: Commands) -> None:
+    parser = commands.add_parser(
         "devchain",
         help="start a chain on this machine with a task on it, for peers started by hand",
         description="Start the embedded chain, publish a task on it and print the commands that start its peers.  The "
         "chain lives as long as this command: Ctrl-C ends it.",
     )
-    devchain.add_argument("--port", type=_port, default=8545, help="of the chain, on 127.0.0.1 (default: %(default)s)")
-    devchain.add_argument(
+    parser.add_argument("--port", type=_port, default=8545, help="of the chain, on 127.0.0.1 (default: %(default)s)")
+    parser.add_argument(
         "--task", default="digits", metavar="NAME_OR_FILE", help="built-in data set, or a task file (default: digits)"
     )
-    devchain.add_argument("--members", type=int, default=3, help="how many peers it waits for (default: %(default)s)")
-    devchain.add_argument(
+    parser.add_argument("--members", type=int, default=3, help="how many peers it waits for (default: %(default)s)")
+    parser.add_argument(
         "--out", type=Path, default=Path("devchain"), help="where the task file goes (default: %(default)s/)"
     )
-    devchain.set_defaults(run=_devchain)
-    return parser
+    parser.set_defaults(run=_devchain)
 
 
 def _port(text: str) -> int:

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         preflight.check()
         parsed = _parse(sys.argv[1:] if argv is None else argv)
-        from p2pdfl.node.lifecycle import Options, Parts, live
+        from p2pdfl.node.lifecycle import Options, live
+        from p2pdfl.node.participant import Parts
 
         parts = Parts()
         if parsed.byzantine is not None:
@@ -175,13 +176,13 @@ def _round(text: str) -> int:
 
 
 def _listen_address(text: str) -> str:
-    from p2pdfl.net.peers.addresses import listen_address
+    from p2pdfl.net.addresses import listen_address
 
     return _address(listen_address, text)
 
 
 def _announced_address(text: str) -> str:
-    from p2pdfl.net.peers.addresses import announced_address
+    from p2pdfl.net.addresses import announced_address
 
     return _address(announced_address, text)
 
@@ -194,13 +195,13 @@ def _metrics_address(text: str) -> tuple[str, int]:
 
 
 def _bootstrap_address(text: str) -> str:
-    from p2pdfl.net.peers.addresses import bootstrap_peer
+    from p2pdfl.net.addresses import bootstrap_peer
 
     return _address(bootstrap_peer, text)
 
 
 def _relay_address(text: str) -> str:
-    from p2pdfl.net.peers.addresses import relay_peer
+    from p2pdfl.net.addresses import relay_peer
 
     return _address(relay_peer, text)
 

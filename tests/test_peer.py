@@ -228,9 +228,9 @@ class Peer:
             "-m",
             "p2pdfl.peer",
             "--task",
-            directory / "task.toml",
+            str(directory / "task.toml"),
             "--home",
-            self.home,
+            str(self.home),
             "--fund",
             *arguments,
         ]
@@ -247,6 +247,7 @@ class Peer:
         """Reads what it says up to a line with this text."""
         assert self.process.stdout is not None
         said = ""
+        line: str
         for line in self.process.stdout:
             said += line
             if text in line:

@@ -24,6 +24,18 @@ async def run(work: Callable[..., T], *arguments: object, limiter: trio.Capacity
     )
 
 
+class Threads:
+    """trio's worker threads."""
+
+    async def run(self, work: Callable[..., T], *arguments: object, limiter: trio.CapacityLimiter | None = None) -> T:
+        """May be left to itself: work must not touch what is closed when this is cancelled."""
+        return await run(work, *arguments, limiter=limiter)
+
+    async def finish(self, work: Callable[..., T], *arguments: object) -> T:
+        """To its end, also when this is cancelled."""
+        return await trio.to_thread.run_sync(work, *arguments)
+
+
 def leave(code: int) -> NoReturn:
     """Ends the process at once.
 

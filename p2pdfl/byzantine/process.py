@@ -6,20 +6,26 @@ an update in `updates`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from p2pdfl.base.types import Digest, Entropy, Packet
-from p2pdfl.byzantine.machine import ByzantineMachine, Deviation, Poison
+from p2pdfl.byzantine.machine import ByzantineMachine, Deviation, Poison, kill_this_process
 from p2pdfl.byzantine.updates import Poisoner
+from p2pdfl.crypto import pvss
 from p2pdfl.crypto.keys import Keys
 from p2pdfl.learning.learner import Learner, State
 from p2pdfl.node.compute import Compute
-from p2pdfl.node.lifecycle import Parts
+from p2pdfl.node.participant import Parts
 from p2pdfl.node.store import Store
 from p2pdfl.protocol.events import Train
+from p2pdfl.protocol.sharing import Sharing
 
 
 class ByzantineCompute(Compute):
-    def __init__(self, learner: Learner, task_id: Digest, keys: Keys, entropy: Entropy) -> None:
-        super().__init__(learner, task_id, keys, entropy)
+    def __init__(
+        self, learner: Learner, task_id: Digest, keys: Keys, entropy: Entropy, sharing: Sharing = pvss
+    ) -> None:
+        super().__init__(learner, task_id, keys, entropy, sharing)
         self._poisoner = Poisoner(learner, task_id)
 
     def train(self, effect: Train, parent: State) -> bytes:
@@ -40,9 +46,10 @@ class ForgetfulStore(Store):
         return packet
 
 
-def byzantine_parts(deviation: Deviation) -> Parts:
+def byzantine_parts(deviation: Deviation, die: Callable[[], None] = kill_this_process) -> Parts:
+    """die: how a peer crashes whose deviation that is."""
     return Parts(
         store=ForgetfulStore,
-        machine=lambda run: ByzantineMachine(run=run, deviation=deviation),
+        machine=lambda run: ByzantineMachine(run=run, deviation=deviation, die=die),
         compute=ByzantineCompute,
     )

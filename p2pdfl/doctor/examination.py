@@ -15,9 +15,9 @@ from p2pdfl.base.task import TaskFile
 from p2pdfl.base.types import Registration
 from p2pdfl.doctor import machine, others, registry
 from p2pdfl.doctor.finding import Finding, failed, warning
+from p2pdfl.net.addresses import announced_address, listen_address
 from p2pdfl.net.host import Network, is_peer_id, open_network
 from p2pdfl.net.limits.bounds import Limits
-from p2pdfl.net.peers.addresses import announced_address, listen_address
 from p2pdfl.net.peers.probe import Failure
 from p2pdfl.net.peers.reachability import DIAL_BACK_PROTOCOL, Reachability, ask_about
 from p2pdfl.net.requests import Refused
@@ -197,7 +197,7 @@ def _peer_of(home: Path | None) -> _Peer:
 
 
 def _told(event: dict[str, Any]) -> Reachability | None:
-    """The journal's event, back from its words."""
+    """The event log's line, back from its words."""
     if not event:
         return None
     by_words = {failure.words: failure for failure in Failure}

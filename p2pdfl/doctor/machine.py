@@ -17,14 +17,14 @@ from multiaddr import Multiaddr
 from p2pdfl.base import preflight
 from p2pdfl.base.task import TaskError, TaskFile, load
 from p2pdfl.doctor.finding import Finding, failed, ok, warning
+from p2pdfl.net.addresses import ip_of, is_wildcard, port_of
 from p2pdfl.net.libp2p import adapter
 from p2pdfl.net.limits.bounds import Limits
-from p2pdfl.net.peers.addresses import ip_of, is_wildcard, port_of
 from p2pdfl.net.peers.probe import Failure, probe
 from p2pdfl.node import status_file
 
 OTHER_FILES = 64
-"""Open files besides connections: store, journal, chain, libraries."""
+"""Open files besides connections: store, event log, chain, libraries."""
 
 
 def installation() -> Iterator[Finding]:

@@ -10,11 +10,11 @@ import trio
 from multiaddr import Multiaddr
 
 from p2pdfl.doctor.finding import Finding, failed, ok, warning
+from p2pdfl.net.addresses import bootstrap_peer, ip_of, is_circuit, plain_ip, relay_of
 from p2pdfl.net.host import Network, is_peer_id
-from p2pdfl.net.peers.addresses import bootstrap_peer, ip_of, is_circuit, plain_ip, relay_of
 from p2pdfl.net.peers.probe import Failure, Probe, probe
 from p2pdfl.net.peers.reachability import ADDRESSES_MAX, DIAL_BACK_PROTOCOL, Reachability
-from p2pdfl.node.node import RESYNC_PROTOCOL
+from p2pdfl.node.resync import RESYNC_PROTOCOL
 
 GOSSIP_PROTOCOL = "/meshsub/1.1.0"
 PROBES_AT_ONCE_MAX = 8

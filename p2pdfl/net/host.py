@@ -19,25 +19,19 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from p2pdfl.base.types import Entropy
+from p2pdfl.net.addresses import CIRCUIT, announced_address, bootstrap_peer, listen_address, relay_of, relay_peer
 from p2pdfl.net.blobs.service import Blobs, BlobSource
-from p2pdfl.net.gossip.listeners import Listeners
 from p2pdfl.net.gossip.pubsub import Gossip
 from p2pdfl.net.libp2p import adapter
+from p2pdfl.net.libp2p.connection_gater import ConnectionGater
 from p2pdfl.net.limits.bounds import Limits
-from p2pdfl.net.limits.connection_gater import ConnectionGater
+from p2pdfl.net.limits.listeners import Listeners
 from p2pdfl.net.limits.resource_manager import ResourceManager
 from p2pdfl.net.peers.address_book import AddressBook
-from p2pdfl.net.peers.addresses import (
-    CIRCUIT,
-    announced_address,
-    bootstrap_peer,
-    listen_address,
-    relay_of,
-    relay_peer,
-)
 from p2pdfl.net.peers.circuit import HOP, STOP, Behind, CircuitTransport, Relaying
 from p2pdfl.net.peers.discovery import Discovery
 from p2pdfl.net.peers.reachability import DialBack
@@ -72,152 +66,198 @@ async def open_network(
     entropy: Entropy = secrets.token_bytes,
     limits: Limits | None = None,
 ) -> AsyncIterator[Network]:
-    """Listens, dials, looks for peers and gossips until the block ends; then closes within `limits.close_s`.
+    """Listens, dials, looks for peers and gossips until the block ends; then closes within `Limits.close_s`.
 
     When the library fails as a whole it is started again, with the same key, addresses, members and handlers, and the
     same Network goes on; meanwhile publications are dropped and requests raise Unreachable.
 
     key_seed: 32 bytes.  listen, announce: multiaddrs without a peer id; bootstrap: with /p2p/<peer id>.
     via: relays, as bootstrap; others can dial this peer through them.  relay: whether to be one.
-    remembered: a file for the peers met, tried first when the same file is given again.
+    address_book: a file for the peers met, tried first when the same file is given again.
     Raises ValueError for an address it cannot read, OSError for one it cannot listen on, NetworkFailed.
     """
     limits = limits or Limits()
-    counters: Counter[str] = Counter()
-    listen_on = [listen_address(text) for text in listen]
-    announced = [announced_address(text) for text in announce]
     relays = [*via, *(through for text in bootstrap if (through := relay_of(text)))]
-    bootstrap_peers = [bootstrap_peer(text) for text in bootstrap] + [relay_peer(text) for text in relays]
-    memory = AddressBook(address_book, counters)
-
-    def create_host() -> BasicHost:
-        circuits = CircuitTransport()
-        circuits.host = host = adapter.create_host(
-            key_seed,
-            limits=limits,
-            counters=counters,
-            announce=announced,
-            circuits=[Multiaddr(f"{text}{CIRCUIT}") for text in via],
-            transports=[circuits],
-        )
-        adapter.protect(host, [info.peer_id for info in bootstrap_peers])
-        return host
-
-    def create_discovery() -> Discovery:
-        return Discovery(
-            network._host,
-            network._gossip,
-            bootstrap_peers,
-            memory,
-            task_key=SHA256_MULTIHASH + sha256(topic.encode()).digest(),
-            entropy=entropy,
-            limits=limits,
-            counters=counters,
-        )
-
-    network = Network(create_host(), topic, blob_source, entropy=entropy, limits=limits, counters=counters)
-    network._discovery = create_discovery()
+    supervisor = _Supervisor(
+        key_seed=key_seed,
+        topic=topic,
+        blob_source=blob_source,
+        listen_on=[listen_address(text) for text in listen],
+        announced=[announced_address(text) for text in announce],
+        bootstrap=[bootstrap_peer(text) for text in bootstrap] + [relay_peer(text) for text in relays],
+        via=via,
+        address_book=address_book,
+        entropy=entropy,
+        limits=limits,
+    )
     if relay:
-        network.relay()
-    behind = network.behind(via)
-    ready, closing = trio.Event(), trio.Event()
-    raised: Exception | None = None
+        supervisor.network.relay()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.keep_living, nursery.cancel_scope)
+        try:
+            await supervisor.ready.wait()
+            if supervisor.raised is None:
+                yield supervisor.network
+        except Exception as error:  # noqa: BLE001 - raised again below, not wrapped in a group
+            supervisor.raised = error
+        finally:
+            supervisor.closing.set()
+    if supervisor.raised is not None:
+        raise supervisor.raised
 
-    async def live_once() -> None:
+
+class _Supervisor:
+    """Starts the library, again when it has failed, and closes it."""
+
+    def __init__(
+        self,
+        *,
+        key_seed: bytes,
+        topic: str,
+        blob_source: BlobSource,
+        listen_on: list[Multiaddr],
+        announced: list[Multiaddr],
+        bootstrap: list[PeerInfo],
+        via: Sequence[str],
+        address_book: Path | None,
+        entropy: Entropy,
+        limits: Limits,
+    ) -> None:
+        self.ready, self.closing = trio.Event(), trio.Event()
+        self.raised: Exception | None = None
+        """What the block of `open_network` ends with."""
+        self._key_seed = key_seed
+        self._topic = topic
+        self._listen_on = listen_on
+        self._announced = announced
+        self._announces_what_it_listens_on = not announced
+        self._bootstrap = bootstrap
+        self._via = via
+        self._entropy = entropy
+        self._limits = limits
+        self._counters: Counter[str] = Counter()
+        self._address_book = AddressBook(address_book, self._counters)
+        self._deaths: deque[float] = deque()
+        self.network = Network(
+            self._create_host(), topic, blob_source, entropy=entropy, limits=limits, counters=self._counters
+        )
+        self.network._discovery = self._create_discovery()
+        self._behind = self.network.behind(via)
+
+    async def keep_living(self, scope: trio.CancelScope) -> None:
+        """Until closing.  scope: of all that uses the network; it ends when the library cannot be kept alive."""
+        while not self.closing.is_set():
+            try:
+                await self._live_once()
+            except OSError as error:
+                if not self.ready.is_set():
+                    self.raised = error
+                    break
+                cause: Exception = error
+            except Exception as error:  # noqa: BLE001 - whatever the library dies of, the node does not
+                cause = error
+            else:
+                if self.closing.is_set():
+                    break
+                # what it died of was lost where closing it was cut short
+                cause = NetworkFailed("it ended, and took too long to close")
+            self._note_death(cause)
+            if self.raised is not None:
+                scope.cancel()
+                break
+            await self._start_again()
+        self.ready.set()
+
+    async def _live_once(self) -> None:
         """Until closing, or until the library dies: then raises what it died of."""
-        host, gossip, discovery = network._host, network._gossip, network._discovery
+        host, gossip, discovery = self.network._host, self.network._gossip, self.network._discovery
         services = [adapter.swarm_of(host), gossip, gossip.mesh, discovery.dht]
         refused: OSError | None = None
         # Shielded: a cancelled libp2p leaves its sockets open, so what cancels us only starts an orderly close.
         with trio.CancelScope(shield=True) as scope:
             async with AsyncExitStack() as running:
                 for service in services:
-                    await running.enter_async_context(adapter.running(service, counters))
+                    await running.enter_async_context(adapter.running(service, self._counters))
                 try:
-                    listen_on[:] = await _listen(host, listen_on, announced, announce)
+                    await self._listen(host)
                     await gossip.wait_until_ready()
-                    await gossip.subscribe(topic)
+                    await gossip.subscribe(self._topic)
                     adapter.swarm_of(host).register_notifee(_Waker(discovery, gossip))
-                    ready.set()
+                    self.ready.set()
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(adapter.wait_died, host, services)
                         nursery.start_soon(discovery.run)
-                        nursery.start_soon(behind.keep_reserved)
-                        await closing.wait()
+                        nursery.start_soon(self._behind.keep_reserved)
+                        await self.closing.wait()
                         nursery.cancel_scope.cancel()
                 except OSError as error:
                     refused = error  # raised below, where no nursery wraps it in a group
                 finally:
-                    scope.deadline = trio.current_time() + limits.close_s
-                    if memory.is_worth_writing:
-                        await memory.write()
+                    scope.deadline = trio.current_time() + self._limits.close_s
+                    if self._address_book.is_worth_writing:
+                        await self._address_book.write()
                     await adapter.close(host)
         if refused is not None:
             raise refused
         adapter.close_sockets(host)
 
-    async def keep_living() -> None:
-        nonlocal raised
-        deaths: deque[float] = deque()
-        while not closing.is_set():
-            try:
-                await live_once()
-            except OSError as error:
-                if not ready.is_set():
-                    raised = error
-                    break
-                cause: Exception = error
-            except Exception as error:  # noqa: BLE001 - whatever the library dies of, the node does not
-                cause = error
-            else:
-                if closing.is_set():
-                    break
-                # what it died of was lost where closing it was cut short
-                cause = NetworkFailed("it ended, and took too long to close")
-            adapter.close_sockets(network._host)
-            counters["library restarts"] += 1
-            logger.warning("the network library failed and is started again: %s", _first_cause(cause))
-            deaths.append(trio.current_time())
-            while deaths[0] < trio.current_time() - limits.restarts_within_s:
-                deaths.popleft()
-            if len(deaths) > limits.restarts_max:
-                raised = NetworkFailed(
-                    f"the network library failed {len(deaths)} times within {limits.restarts_within_s:g} s, the last "
-                    f"time of {_first_cause(cause)}"
-                )
-                nursery.cancel_scope.cancel()
-                break
-            network._move_to(create_host())
-            network._discovery = create_discovery()
-            if network._admitted is not None:
-                network._discovery.admit(network._admitted)
-            pause_s = min(limits.restart_s * 2.0 ** (len(deaths) - 1), limits.restart_s_max)
-            with trio.move_on_after(network._discovery.jitter(pause_s)):
-                await closing.wait()
-        ready.set()
+    async def _listen(self, host: BasicHost) -> None:
+        """Keeps the addresses with the ports that it got: others know them, so a restart needs the same."""
+        found = await adapter.listen(host, self._listen_on)
+        if self._announces_what_it_listens_on:
+            # in place: the host announces what stands in this list
+            self._announced[:] = found
+        self._listen_on = list(host.get_transport_addrs())
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_living)
-        try:
-            await ready.wait()
-            if raised is None:
-                yield network
-        except Exception as error:  # noqa: BLE001 - raised again below, not wrapped in a group
-            raised = error
-        finally:
-            closing.set()
-    if raised is not None:
-        raise raised
+    def _note_death(self, cause: Exception) -> None:
+        adapter.close_sockets(self.network._host)
+        self._counters["library restarts"] += 1
+        logger.warning("the network library failed and is started again: %s", _first_cause(cause))
+        limits, deaths = self._limits, self._deaths
+        deaths.append(trio.current_time())
+        while deaths[0] < trio.current_time() - limits.restarts_within_s:
+            deaths.popleft()
+        if len(deaths) > limits.restarts_max:
+            self.raised = NetworkFailed(
+                f"the network library failed {len(deaths)} times within {limits.restarts_within_s:g} s, the last "
+                f"time of {_first_cause(cause)}"
+            )
 
+    async def _start_again(self) -> None:
+        """With the same key, addresses, members and handlers, after a pause that grows with the failures."""
+        network, limits = self.network, self._limits
+        network._move_to(self._create_host())
+        network._discovery = self._create_discovery()
+        if network._admitted is not None:
+            network._discovery.admit(network._admitted)
+        pause_s = min(limits.restart_s * 2.0 ** (len(self._deaths) - 1), limits.restart_s_max)
+        with trio.move_on_after(network._discovery.jitter(pause_s)):
+            await self.closing.wait()
 
-async def _listen(
-    host: BasicHost, addresses: Sequence[Multiaddr], announced: list[Multiaddr], announce: Sequence[str]
-) -> list[Multiaddr]:
-    """Returns the addresses with the ports that it got: others know them, so a restart needs the same."""
-    found = await adapter.listen(host, addresses)
-    if not announce:
-        announced[:] = found
-    return list(host.get_transport_addrs())
+    def _create_host(self) -> BasicHost:
+        circuits = CircuitTransport()
+        circuits.host = host = adapter.create_host(
+            self._key_seed,
+            limits=self._limits,
+            counters=self._counters,
+            announce=self._announced,
+            circuits=[Multiaddr(f"{text}{CIRCUIT}") for text in self._via],
+            transports=[circuits],
+        )
+        adapter.protect(host, [info.peer_id for info in self._bootstrap])
+        return host
+
+    def _create_discovery(self) -> Discovery:
+        return Discovery(
+            self.network._host,
+            self.network._gossip,
+            self._bootstrap,
+            self._address_book,
+            task_key=SHA256_MULTIHASH + sha256(self._topic.encode()).digest(),
+            entropy=self._entropy,
+            limits=self._limits,
+            counters=self._counters,
+        )
 
 
 def _first_cause(error: BaseException) -> str:
@@ -297,8 +337,8 @@ class Network:
         self._discovery.dial(bootstrap_peer(address))
 
     def blame(self, peer_id: bytes, reason: str) -> None:
-        """For what the peer signed or answered, if `blame.OFFENCES` calls it an offence; enough of them and the peer is
-        cut off and refused for a time."""
+        """For what the peer signed or answered, if `peer_score.OFFENCES` calls it an offence; enough of them and the
+        peer is cut off and refused for a time."""
         self._resource_manager.blame(_peer(peer_id), reason)
 
     def gauges(self) -> dict[str, int]:
@@ -360,7 +400,7 @@ class Network:
             await self._gossip.changed.wait()
 
     async def publish(self, data: bytes) -> None:
-        """Raises ValueError above `limits.message_bytes_max`.  Never waits for a slow peer."""
+        """Raises ValueError above `Limits.message_bytes_max`.  Never waits for a slow peer."""
         await self._gossip.send(data)
 
     async def request(

@@ -19,9 +19,9 @@ from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 
-from p2pdfl.net.gossip.listeners import Listeners
 from p2pdfl.net.libp2p import adapter
 from p2pdfl.net.limits.bounds import Limits
+from p2pdfl.net.limits.listeners import Listeners
 from p2pdfl.net.limits.resource_manager import ResourceManager
 
 Handle = Callable[[bytes, bytes], Awaitable[bytes]]

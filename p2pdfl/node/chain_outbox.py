@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import trio
 
-from p2pdfl.base import params, workers
+from p2pdfl.base import params
 from p2pdfl.base.types import Address, Digest
-from p2pdfl.chain.client import ChainClient
 from p2pdfl.chain.rpc import ChainError, ChainUnreachable
 from p2pdfl.chain.sender import Receipt
 from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.node.event_log import EventLog
+from p2pdfl.node.ports import Chain, Workers
 from p2pdfl.protocol.events import ChainSeen, SubmitAnchor, SubmitEquivocation, SubmitVerdict
 from p2pdfl.protocol.evidence_pool import EVIDENCE_NAMES
 
@@ -38,7 +38,8 @@ Duty = SubmitAnchor | SubmitVerdict | SubmitEquivocation | Leave
 
 @dataclass(kw_only=True)
 class ChainOutbox:
-    chain: ChainClient
+    chain: Chain
+    workers: Workers
     event_log: EventLog
 
     _owed: int = 0
@@ -136,7 +137,7 @@ class ChainOutbox:
 
     async def _ask(self, work: Callable[[], T]) -> T:
         with self.event_log.waiting("chain"):
-            return await workers.run(work, limiter=self._threads)
+            return await self.workers.run(work, limiter=self._threads)
 
     def _is_done(self, duty: Duty) -> bool:
         match duty:

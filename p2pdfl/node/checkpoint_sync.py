@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import trio
 
-from p2pdfl.base import params, workers
+from p2pdfl.base import params
 from p2pdfl.base.codec import Malformed, decode, encode
 from p2pdfl.base.types import Checkpoint, Digest, Epoch
-from p2pdfl.chain.client import Block, ChainClient
+from p2pdfl.chain.client import Block
 from p2pdfl.chain.rpc import ChainError, ChainUnreachable
 from p2pdfl.learning.learner import State, StateError
-from p2pdfl.net.host import Network
 from p2pdfl.net.requests import Refused, Unreachable
 from p2pdfl.node.compute import Compute
 from p2pdfl.node.event_log import EventLog
+from p2pdfl.node.ports import Chain, Network, Workers
 from p2pdfl.node.store import Store
 from p2pdfl.protocol.checkpoint import (
     Anchored,
@@ -61,12 +61,13 @@ class Position:
 class CheckpointSync:
     config: RunConfig
     genesis: Genesis
-    chain: ChainClient
+    chain: Chain
     store: Store
     network: Network
+    workers: Workers
     event_log: EventLog
     compute: Compute
-    rng: random.Random = field(default_factory=random.SystemRandom)
+    rng: random.Random
     """Whom to ask; an attacker must not be able to tell."""
 
     async def position(self) -> Position:
@@ -85,15 +86,15 @@ class CheckpointSync:
     async def _from_own_disk(self, confirmed: Block, next_epoch: Epoch) -> Position | None:
         """Past what is anchored only: an anchor that is still owed is sent by who closes that epoch, once more."""
         store, task = self.store, self.config.task
-        last = await workers.run(store.last_round)
-        kept = [epoch for epoch in await workers.run(store.checkpoint_epochs) if epoch < next_epoch]
+        last = await self.workers.run(store.last_round)
+        kept = [epoch for epoch in await self.workers.run(store.checkpoint_epochs) if epoch < next_epoch]
         if not kept:
             return None
         epoch = restart_from(task, kept, 0 if last is None else last + 1)
-        checkpoint, data = await workers.run(store.checkpoint, epoch)
+        checkpoint, data = await self.workers.run(store.checkpoint, epoch)
         try:
             start = await self._restored(checkpoint, await self._anchored(epoch, confirmed), confirmed)
-            state = await workers.run(self.compute.state_of, data)
+            state = await self.workers.run(self.compute.state_of, data)
         except (BadCheckpoint, StateError) as error:
             self._tell_trouble(error)
             return None
@@ -103,7 +104,7 @@ class CheckpointSync:
     # --- others ---------------------------------------------------------------------------------------------------
 
     async def _from_others(self, confirmed: Block, next_epoch: Epoch) -> Position | None:
-        if await workers.run(self.store.last_round) is not None:
+        if await self.workers.run(self.store.last_round) is not None:
             return None
         last = min(next_epoch - 1, self.config.task.epoch_count - 2)
         # who has not closed the last one yet has that before it
@@ -160,7 +161,7 @@ class CheckpointSync:
         data = await self.network.fetch(digest, [member], bytes_max=longest)
         if data is None:
             raise Refused("offered and not served")
-        checkpoint = await workers.run(partial(decode, Checkpoint, data, bytes_max=longest))
+        checkpoint = await self.workers.run(partial(decode, Checkpoint, data, bytes_max=longest))
         try:
             start = await self._restored(checkpoint, anchored, confirmed)
         except UnknownBlock as error:
@@ -170,9 +171,9 @@ class CheckpointSync:
         content = await self.network.fetch(start.state, [member, *others], bytes_max=self.compute.state_bytes)
         if content is None:
             raise Refused("a state that is not served")
-        state = await workers.run(self.compute.state_of, content)
+        state = await self.workers.run(self.compute.state_of, content)
         # to go on from, after a restart, and to hand on
-        await trio.to_thread.run_sync(self.store.put_checkpoint, checkpoint, content)
+        await self.workers.finish(self.store.put_checkpoint, checkpoint, content)
         self.event_log.write(
             "joined",
             {
@@ -200,7 +201,7 @@ class CheckpointSync:
     async def _restored(self, checkpoint: Checkpoint, anchored: Anchored, confirmed: Block) -> Start:
         """Raises BadCheckpoint."""
         named = await self._patiently(partial(self._read_block, named_block(checkpoint), confirmed))
-        return await workers.run(restore, self.config, self.genesis, checkpoint, anchored, named)
+        return await self.workers.run(restore, self.config, self.genesis, checkpoint, anchored, named)
 
     def _read_block(self, named: Digest, confirmed: Block) -> ChainSeen | None:
         found = self.chain.block_of(named)
@@ -210,7 +211,7 @@ class CheckpointSync:
         return ChainSeen(number=found.number, block=found.hash, registrations=registrations)
 
     async def _patiently(self, work: Callable[[], T]) -> T:
-        return await patiently(work, self.event_log)
+        return await patiently(work, self.workers, self.event_log)
 
     def _tell_lie(self, member: bytes, error: Exception) -> None:
         reason = "reply is malformed" if isinstance(error, Malformed) else "checkpoint is not the anchored one"
@@ -222,7 +223,7 @@ class CheckpointSync:
         self.event_log.write("checkpoint_unusable", {"error": " ".join(str(error).split())})
 
 
-async def patiently(work: Callable[[], T], event_log: EventLog) -> T:
+async def patiently(work: Callable[[], T], workers: Workers, event_log: EventLog) -> T:
     """Asks the chain from a worker thread; while it is out of reach, asks again."""
     delay_s = params.CHAIN_RETRY_S
     while True:

@@ -11,18 +11,21 @@ from p2pdfl.crypto import pvss
 from p2pdfl.crypto.keys import Keys
 from p2pdfl.learning.learner import Learner, State, save_state
 from p2pdfl.protocol.events import CheckCommits, Deal, Decrypt, Replay, Train
-from p2pdfl.protocol.sharing import check_commits
+from p2pdfl.protocol.sharing import Sharing, check_commits
 
 UPDATE_SLACK_BYTES = 4096
 """How much longer than an honest update one may be and still be fetched, to be found invalid."""
 
 
 class Compute:
-    def __init__(self, learner: Learner, task_id: Digest, keys: Keys, entropy: Entropy) -> None:
+    def __init__(
+        self, learner: Learner, task_id: Digest, keys: Keys, entropy: Entropy, sharing: Sharing = pvss
+    ) -> None:
         self._learner = learner
         self.task_id = task_id
         self._keys = keys
         self._entropy = entropy
+        self._sharing = sharing
         self.update_bytes_max = learner.update_bytes_max + UPDATE_SLACK_BYTES
 
     def initial_state(self) -> State:
@@ -60,13 +63,14 @@ class Compute:
         return self._learner.evaluate(state)
 
     def deal(self, effect: Deal) -> Dealing:
-        return pvss.deal(effect.context, effect.keys, effect.threshold, self._entropy)
+        return self._sharing.deal(effect.context, effect.keys, effect.threshold, self._entropy)
 
     def decrypt(self, effect: Decrypt) -> Share:
-        return pvss.decrypt(effect.context, self._keys.pvss_secret, self._keys.pvss_key, effect.summed, self._entropy)
+        keys = self._keys
+        return self._sharing.decrypt(effect.context, keys.pvss_secret, keys.pvss_key, effect.summed, self._entropy)
 
     def find_invalid(self, effect: CheckCommits) -> frozenset[Digest]:
-        return check_commits(effect, self._entropy)
+        return check_commits(effect, self._entropy, self._sharing)
 
     def save(self, path: Path, state: State) -> None:
         save_state(path, state, self._learner)

@@ -13,20 +13,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from p2pdfl.node.ports import Clock
+
 Activity = Literal["train", "audit", "crypto", "network_wait", "chain"]
 Value = str | int | float | None | Sequence[str]
 
 
 class EventLog:
     def __init__(
-        self, path: Path, tell: Callable[[str, Mapping[str, Value]], None] = lambda event, fields: None
+        self,
+        path: Path,
+        tell: Callable[[str, Mapping[str, Value]], None] = lambda event, fields: None,
+        clock: Clock = time,
     ) -> None:
         """Continues a file that is there: a restarted peer adds to its story.  tell: hears each event as well."""
         self._tell = tell
+        self._clock = clock
         self._file = path.open("a", encoding="utf-8")
         if _is_cut_off(path):
             self._file.write("\n")
-        self._start_s = time.monotonic()
+        self._start_s = self._clock.monotonic()
         self._turn = threading.Lock()
         self.seconds: dict[Activity, float] = {
             "train": 0.0,
@@ -47,8 +53,8 @@ class EventLog:
 
     @property
     def now_ms(self) -> int:
-        """Since this journal was opened, on the monotonic clock."""
-        return int((time.monotonic() - self._start_s) * 1000)
+        """Since this log was opened, on the monotonic clock."""
+        return int((self._clock.monotonic() - self._start_s) * 1000)
 
     def write(self, event: str, fields: Mapping[str, Value]) -> None:
         line = json.dumps({"ms": self.now_ms, "event": event, **fields}, default=list)
@@ -60,20 +66,20 @@ class EventLog:
     @contextmanager
     def working(self, activity: Activity) -> Iterator[None]:
         """Counts this thread's processor time."""
-        start_s = time.thread_time()
+        start_s = self._clock.thread_time()
         try:
             yield
         finally:
-            self._add(activity, time.thread_time() - start_s)
+            self._add(activity, self._clock.thread_time() - start_s)
 
     @contextmanager
     def waiting(self, activity: Activity) -> Iterator[None]:
         """Counts the time that passes."""
-        start_s = time.monotonic()
+        start_s = self._clock.monotonic()
         try:
             yield
         finally:
-            self._add(activity, time.monotonic() - start_s)
+            self._add(activity, self._clock.monotonic() - start_s)
 
     def _add(self, activity: Activity, seconds: float) -> None:
         with self._turn:

@@ -1,4 +1,4 @@
-"""The only loop: events in, effects performed (DESIGN 8).
+"""The only loop: events in, effects performed (ARCHITECTURE).
 
 `Node.run` feeds the protocol machine with what arrives (gossip, finished work, chain, time) and performs what it
 returns.  Training and cryptography run in worker threads and come back as events; chain transactions run beside the
@@ -14,29 +14,29 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import trio
 
-from p2pdfl.base import params, workers
+from p2pdfl.base import params
 from p2pdfl.base.codec import Malformed, decode, encode
-from p2pdfl.base.types import Certificate, Checkpoint, Digest, Packet, Registration, Round
+from p2pdfl.base.types import Checkpoint, Digest, Packet, Registration, Round
 from p2pdfl.crypto.envelope import head_digest
 from p2pdfl.learning.learner import State
-from p2pdfl.net.host import Network, is_peer_id
+from p2pdfl.net.host import is_peer_id
 from p2pdfl.net.limits.peer_score import PASSED_ON
-from p2pdfl.net.requests import Refused, Unreachable
 from p2pdfl.node.chain_outbox import ChainOutbox
 from p2pdfl.node.checkpoint_sync import CHECKPOINT_PROTOCOL
 from p2pdfl.node.compute import Compute
 from p2pdfl.node.event_log import Activity, EventLog
+from p2pdfl.node.ports import Machine, Network, Workers
+from p2pdfl.node.resync import RESYNC_PROTOCOL, Resync, Turn
 from p2pdfl.node.store import Store
 from p2pdfl.node.updates import Updates
 from p2pdfl.protocol.checkpoint import CheckpointReply, CheckpointRequest
 from p2pdfl.protocol.events import (
     Aggregate,
     Aggregated,
-    CertificateReceived,
     CheckCommits,
     Closed,
     CommitsChecked,
@@ -54,8 +54,6 @@ from p2pdfl.protocol.events import (
     ReadChain,
     Replay,
     Replayed,
-    Resync,
-    Resynced,
     Reveal,
     Send,
     SubmitAnchor,
@@ -66,30 +64,15 @@ from p2pdfl.protocol.events import (
     Trained,
     WantUpdate,
 )
-from p2pdfl.protocol.membership import EpochMembers
+from p2pdfl.protocol.events import (
+    Resync as ResyncEffect,
+)
 from p2pdfl.protocol.refusal import Refusal, Reject
-from p2pdfl.protocol.resync import ResyncReply, ResyncRequest, compute_reply
-from p2pdfl.protocol.run import LoadRound
 
 T = TypeVar("T")
 
-RESYNC_PROTOCOL = "/p2pdfl/resync/1"
-"""Request and reply are `protocol.resync`'s wire types."""
-
 _PACKET, _UPDATE, _ANNOUNCE = b"\x01", b"\x02", b"\x03"
 """First byte of a gossip message; then a Packet, the update's bytes, or the digest of an update to pull."""
-
-
-class Machine(Protocol):
-    """`Run`, or what a Byzantine peer wraps around it."""
-
-    @property
-    def epoch(self) -> EpochMembers: ...
-    def start(self, now_ms: int) -> list[Effect]: ...
-    def handle(self, event: Event, now_ms: int) -> list[Effect]: ...
-    def next_deadline_ms(self, now_ms: int) -> int: ...
-    def resync_request(self) -> ResyncRequest: ...
-    def resync_reply(self, request: ResyncRequest, load: LoadRound) -> ResyncReply: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,19 +89,20 @@ class Node:
     compute: Compute
     store: Store
     network: Network
+    workers: Workers
     outbox: ChainOutbox
     event_log: EventLog
     home: Path
+    rng: random.Random
+    """Whom to ask; an attacker must not be able to tell."""
     history_rounds: int
-    """`Terms.history_rounds`: for so long an audit may start from a round's parent state."""
+    """`RunConfig.history_rounds`: for so long an audit may start from a round's parent state."""
     first_round: Round = 0
     """Where the machine starts."""
     state: State | None = None
     """What that round starts from; None: the task's initial state."""
     leave_after: Round | None = None
     """Once that round has closed, this member asks to be let go."""
-    rng: random.Random = field(default_factory=random.SystemRandom)
-    """Whom to ask; an attacker must not be able to tell."""
 
     _own: dict[Digest, bytes] = field(default_factory=dict)
     """Own updates before they are revealed."""
@@ -128,16 +112,11 @@ class Node:
     _parents: deque[Digest] = field(default_factory=deque)
     """The states of the last heads, oldest first."""
     _heads: dict[Round, Digest] = field(default_factory=dict)
-    _is_ahead_of_disk: bool = False
     _round: Round = 0
     _round_start_ms: int = 0
     _chain_read_ms: int = 0
     _working: int = 0
-    _asking: set[bytes] = field(default_factory=set)
-    """Members that owe an answer to a resync."""
-    _answering: set[bytes] = field(default_factory=set)
-    _turn: trio.Lock = field(default_factory=trio.Lock)
-    """Held while effects are performed."""
+    _turn: Turn = field(default_factory=Turn)
 
     async def run(self, *, on_result: Callable[[NodeResult], None], linger_s: float) -> None:
         """Until the last round is closed and what this node owes the chain is there; then reports its result, and
@@ -145,7 +124,7 @@ class Node:
         state = self.state or self.compute.initial_state()
         self._keep_states(state.digest(), {state.digest(): state})
         self._round = self.first_round
-        heads = await workers.run(self.store.heads)
+        heads = await self.workers.run(self.store.heads)
         self._heads = {round: head for round, head in heads.items() if round < self.first_round}
         self._inbox, self._events = trio.open_memory_channel[Event](params.NODE_EVENTS_MAX)
         # one thing at a time: a node that catches up must not train for every round that it passes
@@ -156,12 +135,25 @@ class Node:
                 compute=self.compute,
                 store=self.store,
                 network=self.network,
+                workers=self.workers,
                 event_log=self.event_log,
                 nursery=nursery,
                 report=self._inbox.send,
                 rng=self.rng,
             )
-            self.network.serve(RESYNC_PROTOCOL, self._answer_resync, request_bytes_max=params.RESYNC_REQUEST_BYTES_MAX)
+            self._resync = Resync(
+                machine=self.machine,
+                turn=self._turn,
+                store=self.store,
+                network=self.network,
+                workers=self.workers,
+                event_log=self.event_log,
+                nursery=nursery,
+                report=self._inbox.send,
+                open_round=lambda: self._round,
+                rng=self.rng,
+            )
+            self.network.serve(RESYNC_PROTOCOL, self._resync.answer, request_bytes_max=params.RESYNC_REQUEST_BYTES_MAX)
             self.network.serve(
                 CHECKPOINT_PROTOCOL, self._answer_checkpoint, request_bytes_max=params.CHECKPOINT_REQUEST_BYTES_MAX
             )
@@ -177,15 +169,11 @@ class Node:
             await trio.sleep(linger_s)
             nursery.cancel_scope.cancel()
 
-    def body(self, digest: Digest) -> bytes | None:
-        """What other members may pull."""
-        return self.store.blob(digest)
-
     async def _result(self) -> NodeResult:
         last = self._parents[-1]
         state = self._states[last]
-        accuracy = await workers.run(self.compute.evaluate, state)
-        await trio.to_thread.run_sync(self.compute.save, self.home / "model.safetensors", state)
+        accuracy = await self.workers.run(self.compute.evaluate, state)
+        await self.workers.finish(self.compute.save, self.home / "model.safetensors", state)
         return NodeResult(rounds=len(self._heads), state=last, accuracy=accuracy, heads=self._heads)
 
     # --- the loop -----------------------------------------------------------------
@@ -197,16 +185,11 @@ class Node:
             is_finished = await self._step(await self._next_event())
 
     async def _step(self, event: Event | None) -> bool:
-        """What comes of an event, or of the start.  Whether that was all.
-
-        From when it signs to when the disk has it, nobody else may see the machine: given away too early, and then a
-        crash, the slot would be signed again.  After a failure in between it is never seen again."""
-        async with self._turn:
-            self._is_ahead_of_disk = True
+        """What comes of an event, or of the start.  Whether that was all."""
+        async with self._turn.performing():
             effects = self._effects_of(event)
             for effect in effects:
                 await self._perform(effect)
-            self._is_ahead_of_disk = False
         return any(isinstance(effect, Finished) for effect in effects)
 
     def _effects_of(self, event: Event | None) -> list[Effect]:
@@ -281,7 +264,7 @@ class Node:
     async def _perform(self, effect: Effect) -> None:
         match effect:
             case Send():
-                packet = await trio.to_thread.run_sync(self.store.put_envelope, effect.packet)
+                packet = await self.workers.finish(self.store.put_envelope, effect.packet)
                 await self.network.publish(_PACKET + encode(packet))
             case Reveal():
                 await self._reveal(effect.update)
@@ -289,12 +272,12 @@ class Node:
                 members = self.machine.epoch.members
                 author = next((member.peer_id for member in members if member.address == effect.author), None)
                 await self._updates.want(effect, author)
-            case Resync():
-                self._resync(effect.round)
+            case ResyncEffect():
+                self._resync.ask(effect.round)
             case Closed():
                 await self._close(effect)
             case KeepNotarized():
-                await trio.to_thread.run_sync(self.store.put_notarized, effect.certificate, effect.packets)
+                await self.workers.finish(self.store.put_notarized, effect.certificate, effect.packets)
             case KeepCheckpoint():
                 self._nursery.start_soon(self._keep_checkpoint, effect.checkpoint, self._states[effect.state])
             case Notice():
@@ -344,7 +327,7 @@ class Node:
 
     async def _replay(self, effect: Replay) -> None:
         async with self._auditing:
-            claimed = await workers.run(self.store.blob, effect.update)
+            claimed = await self.workers.run(self.store.blob, effect.update)
             parent = self._states.get(effect.parent_state)
             if claimed is None or parent is None:
                 self.event_log.refused["replay of a round no longer held"] += 1
@@ -369,12 +352,12 @@ class Node:
         await self._inbox.send(Aggregated(round=effect.round, updates=effect.updates, state=digest))
 
     async def _reveal(self, digest: Digest) -> None:
-        update = self._own.pop(digest, None) or await workers.run(self.store.blob, digest)
+        update = self._own.pop(digest, None) or await self.workers.run(self.store.blob, digest)
         if update is None:
             self._unrevealed.add(digest)
             return
         self._unrevealed.discard(digest)
-        await trio.to_thread.run_sync(self.store.put_blob, digest, update)
+        await self.workers.finish(self.store.put_blob, digest, update)
         if len(update) <= params.UPDATE_INLINE_BYTES_MAX:
             await self.network.publish(_UPDATE + update)
         else:
@@ -386,13 +369,13 @@ class Node:
             with self.event_log.working(activity):
                 return work(*arguments)
 
-        return await workers.run(timed)
+        return await self.workers.run(timed)
 
     # --- rounds -------------------------------------------------------------------
 
     async def _close(self, closed: Closed) -> None:
         """On disk before anything of the next round is signed."""
-        await trio.to_thread.run_sync(
+        await self.workers.finish(
             self.store.put_round, closed.round, closed.head, closed.contents, closed.certificate, closed.packets
         )
         self._heads[closed.round] = head_digest(closed.head)
@@ -423,7 +406,7 @@ class Node:
 
     async def _keep_checkpoint(self, checkpoint: Checkpoint, state: State) -> None:
         if self.compute.state_bytes <= params.STATE_BYTES_MAX:
-            await trio.to_thread.run_sync(lambda: self.store.put_checkpoint(checkpoint, state.to_bytes()))
+            await self.workers.finish(lambda: self.store.put_checkpoint(checkpoint, state.to_bytes()))
 
     def _keep_states(self, newest: Digest, states: dict[Digest, State]) -> None:
         """Those that an audit or its verdict may still start from; what was only proposed goes."""
@@ -437,7 +420,7 @@ class Node:
         async for report in reports:
             closed, accuracy = report.closed, None
             if report.state is not None:
-                accuracy = round(await workers.run(self.compute.evaluate, report.state), 6)
+                accuracy = round(await self.workers.run(self.compute.evaluate, report.state), 6)
             updates = [entry.update for entry in closed.contents.updates]
             self.event_log.write(
                 "round",
@@ -451,85 +434,12 @@ class Node:
                     "seconds": round(report.seconds, 4),
                     "commits": len(closed.contents.commits),
                     "updates": len(updates),
-                    "update_bytes": await workers.run(self.store.blob_bytes, updates),
+                    "update_bytes": await self.workers.run(self.store.blob_bytes, updates),
                     "bytes_sent": self.network.counters["bytes_sent"],
                 },
             )
 
-    # --- resync -------------------------------------------------------------------
-
-    def _resync(self, round: Round) -> None:
-        """Several at once: a member that never answers must not keep this node from asking another."""
-        if len(self._asking) < params.RESYNCS_AT_ONCE_MAX:
-            candidates = sorted(self.network.connected() - self._asking)
-            member = self.rng.choice(candidates) if candidates else b""
-            if member not in self._asking:
-                self._asking.add(member)
-                self._nursery.start_soon(self._ask, round, member)
-
-    async def _ask(self, round: Round, member: bytes) -> None:
-        """What this node lacks of the round: from its own store, as after a restart, else from the member."""
-        try:
-            stored = await workers.run(self.store.round, round)
-            if stored is not None:
-                await self._take_reply(stored.packets, (stored.certificate,), None)
-                return
-            await self._recall(round)
-            if member:
-                data = await self.network.request(
-                    member,
-                    RESYNC_PROTOCOL,
-                    encode(self.machine.resync_request()),
-                    reply_bytes_max=params.RESYNC_FRAME_BYTES_MAX,
-                    timeout_s=params.RESYNC_TIMEOUT_S,
-                )
-                reply = await workers.run(_decode_reply, data)
-                await self._take_reply(reply.packets, reply.certificates, member)
-                await self._inbox.send(Resynced(round=round))
-        except (Unreachable, Refused):
-            self.event_log.refused["resync without an answer"] += 1
-        except Malformed:
-            self._refuse("reply is malformed", member)
-        finally:
-            self._asking.discard(member)
-
-    async def _recall(self, round: Round) -> None:
-        """What this node's CLOSEs rest on, after a restart.  The notarization also if all that it is of came again
-        from others: they may not have seen that."""
-        for kept in await workers.run(self.store.notarized, round):
-            missing = compute_reply(self.machine.resync_request(), kept.packets, kept.certificates)
-            await self._take_reply(missing.packets, missing.certificates, None)
-
-    async def _take_reply(
-        self, packets: tuple[Packet, ...], certificates: tuple[Certificate, ...], source: bytes | None
-    ) -> None:
-        for packet in packets:
-            await self._inbox.send(PacketReceived(packet=packet, source=source, is_own=False))
-        for certificate in certificates:
-            await self._inbox.send(CertificateReceived(certificate=certificate))
-
-    async def _answer_resync(self, peer: bytes, data: bytes) -> bytes:
-        """Raises for what is not answered; that costs the peer a stream."""
-        try:
-            request = decode(ResyncRequest, data, bytes_max=params.RESYNC_REQUEST_BYTES_MAX)
-        except Malformed:
-            self._refuse("request is malformed", peer)
-            raise
-        if peer in self._answering:
-            raise Refused("one question at a time")
-        self._answering.add(peer)
-        try:
-            # from the disk, before the machine is asked: it must not wait, and nothing else waits for the disk
-            stored = None if request.round >= self._round else await workers.run(self.store.round, request.round)
-            async with self._turn:
-                if self._is_ahead_of_disk:
-                    raise Refused("stopping")
-                reply = self.machine.resync_reply(
-                    request, lambda _: None if stored is None else (stored.packets, stored.certificate)
-                )
-            return await workers.run(encode, reply)
-        finally:
-            self._answering.discard(peer)
+    # --- checkpoints ---------------------------------------------------------------
 
     async def _answer_checkpoint(self, peer: bytes, data: bytes) -> bytes:
         """Raises for what is not answered; that costs the peer a stream."""
@@ -539,7 +449,7 @@ class Node:
             self._refuse("request is malformed", peer)
             raise
         is_ours = request.task == self.compute.task_id
-        held = await workers.run(self.store.checkpoint_digest, request.epoch) if is_ours else None
+        held = await self.workers.run(self.store.checkpoint_digest, request.epoch) if is_ours else None
         return encode(CheckpointReply(checkpoint=held))
 
     # --- chain --------------------------------------------------------------------
@@ -562,7 +472,3 @@ class _RoundReport:
     head: Digest
     state: State | None
     seconds: float
-
-
-def _decode_reply(data: bytes) -> ResyncReply:
-    return decode(ResyncReply, data, bytes_max=params.RESYNC_FRAME_BYTES_MAX)

@@ -29,6 +29,7 @@ from typing import NamedTuple, Self, TypeVar
 from p2pdfl.base import codec, params
 from p2pdfl.base.types import Certificate, Checkpoint, Contents, Digest, Envelope, Head, Kind, Packet, Wire
 from p2pdfl.crypto.envelope import head_digest
+from p2pdfl.node.ports import Connect
 from p2pdfl.protocol.resync import ResyncReply
 
 FORMAT = 3
@@ -72,14 +73,15 @@ class ClosedRound:
 class Store:
     """Safe to call from any thread; calls wait for each other.  Everything raises StoreError."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the file.  Raises StoreError also if another process has it open."""
+    def __init__(self, path: Path, connect: Connect | None = None) -> None:
+        """Opens or creates the file.  connect: opens what is not a file.  Raises StoreError also if another process
+        has it open."""
         self._path = path
         self._turn = threading.Lock()
         self._lock_file = _lock(path)
         try:
             with self._blame_the_disk():
-                self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                self._db = (connect or connect_file)(path)
                 self._set_up()
         except StoreError:
             os.close(self._lock_file)
@@ -365,6 +367,10 @@ CREATE TABLE checkpoints (
     epoch INTEGER PRIMARY KEY, digest BLOB NOT NULL, state_digest BLOB NOT NULL, data BLOB NOT NULL, state BLOB NOT NULL
 );
 """
+
+
+def connect_file(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
 
 def _lock(path: Path) -> int:

@@ -11,11 +11,11 @@ from hashlib import sha256
 
 import trio
 
-from p2pdfl.base import params, workers
+from p2pdfl.base import params
 from p2pdfl.base.types import Address, Digest
-from p2pdfl.net.host import Network
 from p2pdfl.node.compute import Compute
 from p2pdfl.node.event_log import EventLog
+from p2pdfl.node.ports import Network, Workers
 from p2pdfl.node.store import Store
 from p2pdfl.protocol.events import UpdateHeld, WantUpdate
 
@@ -25,6 +25,7 @@ class Updates:
     compute: Compute
     store: Store
     network: Network
+    workers: Workers
     event_log: EventLog
     nursery: trio.Nursery
     report: Callable[[UpdateHeld], Awaitable[None]]
@@ -75,7 +76,7 @@ class Updates:
             return
         # first, since it may come while the disk is asked
         self._wanted.setdefault(want.update, {})[want.author] = want
-        update = await workers.run(self.store.blob, want.update)
+        update = await self.workers.run(self.store.blob, want.update)
         holder = next((origin for origin, digest in self._announced.items() if digest == want.update), None)
         if update is not None:
             self._take(want.update, update, self.network.peer_id)
@@ -113,9 +114,9 @@ class Updates:
 
     async def _report_held(self, want: WantUpdate, update: bytes) -> None:
         """Stored before it counts as held: from here on others may ask for it, and aggregation relies on it."""
-        refusal = await workers.run(self.compute.refusal, update, want.round, want.author)
+        refusal = await self.workers.run(self.compute.refusal, update, want.round, want.author)
         if refusal is not None:
             self.event_log.refused[refusal] += 1
         else:
-            await trio.to_thread.run_sync(self.store.put_blob, want.update, update)
+            await self.workers.finish(self.store.put_blob, want.update, update)
         await self.report(UpdateHeld(round=want.round, author=want.author, update=want.update, valid=refusal is None))

@@ -116,6 +116,11 @@ class Agreement:
             self.certificate = certificate
             self.certified_ms = now_ms
 
+    def certificates(self) -> list[Certificate]:
+        """What closes the round first: a resync's reply holds only so many."""
+        closing = [] if self.certificate is None else [self.certificate]
+        return [*closing, *self.notarizations.values(), *self.skips.values()]
+
     def knows(self, certificate: Certificate) -> bool:
         """Whether this certificate, or one that says the same, is here already."""
         if certificate.kind == Kind.NOTARIZE:

@@ -336,3 +336,12 @@ Effect = (
     | Notice
     | Finished
 )
+
+
+def notice(name: str, **fields: str | int) -> Notice:
+    return Notice(name=name, fields=fields)
+
+
+def hex_of(address: Address) -> str:
+    """As notices name a member."""
+    return "0x" + address.hex()

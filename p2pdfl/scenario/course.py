@@ -12,7 +12,8 @@ from p2pdfl.base.task import Task
 from p2pdfl.base.types import Address, Contents, Head
 from p2pdfl.chain.client import Block
 from p2pdfl.chain.contract import Event, ExitRequested, Started, registrations_at
-from p2pdfl.protocol.history import ListedRound, committed_lately, compute_next_epoch
+from p2pdfl.protocol.epochs import committed_lately, compute_next_epoch
+from p2pdfl.protocol.history import ListedRound
 from p2pdfl.protocol.membership import EpochMembers, select_members
 
 

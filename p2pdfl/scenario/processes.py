@@ -33,8 +33,8 @@ CHAIN_START_S = 60.0
 CHAIN_LISTEN_S = 15.0
 MEASURE_S = 120.0
 
-LAZY_IMPORTS = ("p2pdfl.node.lifecycle", "torch._inductor.config", "sklearn.datasets")
-"""What a peer, torch and the built-in data import on first use: seconds of processor time that each would spend."""
+LAZY_IMPORTS = ("p2pdfl.node.lifecycle", "p2pdfl.chain.devchain")
+"""What a peer and the chain import on first use: seconds of processor time that each would spend."""
 
 _GO_AWAY, _COME_BACK = "go away", "come back"
 """What the chain's process is told; a list names network namespaces to listen in."""
@@ -92,7 +92,8 @@ class ChainProcess:
     """The embedded chain in a process of its own, so that it shares no interpreter lock with a peer."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        # from the peers' server, if there is one: it has most of what the chain imports
+        context = multiprocessing.get_context("forkserver")
         self._ours, theirs = context.Pipe()
         self._process = context.Process(name="devchain", target=_serve_chain, args=(theirs,), daemon=True)
         self._process.start()

@@ -220,7 +220,7 @@ class Conditions(_Table):
 
 
 class Expected(_Table):
-    """What is stated here comes on top of what always must hold (`report.judge`)."""
+    """What is stated here comes on top of what always must hold (`judge`)."""
 
     caught: dict[str, Evidence] = {}
     """These peers are banned and slashed with this evidence, and nobody else is."""

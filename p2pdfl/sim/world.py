@@ -24,7 +24,7 @@ from p2pdfl.base.types import Address, BlockNumber, Digest, Packet, Registration
 from p2pdfl.crypto import pvss
 from p2pdfl.crypto.envelope import Domain, Signer, list_hash
 from p2pdfl.crypto.keys import Keys, derive
-from p2pdfl.protocol.config import RunConfig, Setup
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.events import (
     Aggregate,
     Aggregated,
@@ -69,16 +69,15 @@ from p2pdfl.protocol.start import Genesis, Start, at_genesis
 from p2pdfl.sim.chain import Anchors, Chain, Change
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
+from p2pdfl.sim.invariants.observed import Watcher
 from p2pdfl.sim.joining import Holder, take_up
 from p2pdfl.sim.learning import Learning, StandIn
-from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
+from p2pdfl.sim.log import CHAIN, Log, closed_label, event_label, packet_label
 from p2pdfl.sim.network import Network, PlainNetwork
 
 ENVELOPE_BYTES = 200
 """Of a packet on the wire, beside its payload: envelope and signature."""
 CHAIN_RETRY_MS = round(1000 * params.CHAIN_RETRY_S)
-CHAIN = -1
-"""Whose lines in the log are the chain's."""
 UPDATE_STAND_IN_BYTES = 32
 """Only digests travel here, whatever they stand for."""
 
@@ -137,17 +136,6 @@ class Agenda:
             heapq.heappop(self._times_ms)
             del self._entries[time_ms]
         return None
-
-
-class Watcher(Protocol):
-    """Told of everything that peers do (`check.Watch`)."""
-
-    def on_sent(self, index: int, packet: Packet) -> None: ...
-    def on_closed(self, index: int, closed: Closed) -> None: ...
-    def on_submitted(self, index: int, duty: SubmitAnchor | SubmitVerdict | SubmitEquivocation) -> None: ...
-    def on_anchored(self, anchor: SubmitAnchor) -> None: ...
-    def on_notice(self, index: int, notice: Notice) -> None: ...
-    def on_broken(self, index: int, error: Exception) -> None: ...
 
 
 @dataclass(slots=True)
@@ -255,15 +243,14 @@ class World:
         self.genesis = genesis
         self.blocks = [ChainSeen(number=genesis.closing_number, block=genesis.closing_block, registrations=first)]
         """What the chain confirmed, oldest first."""
-        self.setup_domain = Domain(chain_id=1, contract=bytes(20))
-        self._task_id = task.task_id()
-        self._first_start = at_genesis(
-            RunConfig(task=task, task_id=self._task_id, domain=self.setup_domain, sharing=sharing), genesis
+        self.config = RunConfig(
+            task=task, task_id=task.task_id(), domain=Domain(chain_id=1, contract=bytes(20)), sharing=sharing
         )
+        self._first_start = at_genesis(self.config, genesis)
         """The same for all, and so is the first list in it."""
         anchors = Anchors(
-            task=self._task_id,
-            domain=self.setup_domain,
+            task=self.config.task_id,
+            domain=self.config.domain,
             lists=[list_hash(entry.address for entry in select_members(first, excluded=()))],
         )
         self.anchors = anchors
@@ -287,14 +274,7 @@ class World:
 
     def make_run(self, key: Keys, signed: Iterable[Packet] | None = (), start: Start | None = None) -> Run:
         """start: None for round 0."""
-        setup = Setup(
-            task=self.task,
-            task_id=self._task_id,
-            domain=self.setup_domain,
-            signer=Signer(key.chain_secret),
-            sharing=self._sharing,
-        )
-        return Run(setup, start or self._first_start, signed)
+        return Run(self.config, Signer(key.chain_secret), start or self._first_start, signed)
 
     def entropy(self, count: int) -> bytes:
         return self._random.randbytes(count)
@@ -365,7 +345,7 @@ class World:
         ]
         self._random.shuffle(others)
         return take_up(
-            peer.run.setup, self.genesis, self.chain, peer.disk, others, rng=self._random, refused=peer.refused
+            peer.run.config, self.genesis, self.chain, peer.disk, others, rng=self._random, refused=peer.refused
         )
 
     def mine(self, number: BlockNumber, registrations: tuple[Registration, ...]) -> None:

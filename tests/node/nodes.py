@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from p2pdfl.base.task import Deployment, Task
+from p2pdfl.base.workers import Threads
 from p2pdfl.chain.client import ChainClient, fund
 from p2pdfl.chain.devchain import DevChain, devchain
 from p2pdfl.crypto.envelope import Domain, Signer, possession_digest
@@ -27,7 +28,7 @@ from p2pdfl.node.compute import Compute
 from p2pdfl.node.event_log import EventLog
 from p2pdfl.node.node import Node, NodeResult, admit
 from p2pdfl.node.store import Store
-from p2pdfl.protocol.config import Setup
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.start import Genesis, at_genesis
@@ -80,12 +81,11 @@ class Place:
     def client(self, name: str) -> ChainClient:
         return ChainClient(self.deployment, self.task, keys_of(name).chain_secret)
 
-    def setup(self, name: str) -> Setup:
-        return Setup(
+    def config(self) -> RunConfig:
+        return RunConfig(
             task=self.task,
             task_id=self.task.task_id(),
             domain=Domain(chain_id=self.deployment.chain_id, contract=self.deployment.contract),
-            signer=Signer(keys_of(name).chain_secret),
         )
 
     def register(self, name: str, peer_id: bytes) -> None:
@@ -155,7 +155,7 @@ def member(
     keys, task = keys_of(name), at.task
     home = at.directory / name
     home.mkdir(exist_ok=True)
-    setup = at.setup(name)
+    config = at.config()
     genesis = at.genesis()
     admit(network, genesis.registrations)
     client = at.client(name)
@@ -168,18 +168,20 @@ def member(
 
     with Store(home / "store.sqlite") as store, EventLog(home / "events.jsonl", tell) as event_log:
         signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
-        run = Run(setup, position.start if position else at_genesis(setup, genesis), signed)
+        start = position.start if position else at_genesis(config, genesis)
+        run = Run(config, Signer(keys.chain_secret), start, signed)
         node = Node(
             machine=run,
-            compute=computes(learner(task), setup.task_id, keys, secrets.token_bytes),
+            compute=computes(learner(task), config.task_id, keys, secrets.token_bytes),
             store=store,
             network=network,
-            outbox=ChainOutbox(chain=client, event_log=event_log),
+            workers=Threads(),
+            outbox=ChainOutbox(chain=client, workers=Threads(), event_log=event_log),
             event_log=event_log,
             home=home,
             first_round=position.start.round if position else 0,
             state=position.state if position else None,
-            history_rounds=setup.history_rounds,
+            history_rounds=config.history_rounds,
             rng=random.Random(name),
         )
         this = Member(name=name, node=node, run=run, event_log=event_log, told=told)
@@ -241,7 +243,7 @@ class Town:
             bootstrap=self.at.addresses[:1],
             topic="small",
             limits=self.limits,
-            blob_source=lambda digest: self.members[name].node.body(digest) if name in self.members else None,
+            blob_source=lambda digest: self.members[name].node.store.blob(digest) if name in self.members else None,
         ) as network:
             self.at.addresses += network.addresses
             task_status.started(network)

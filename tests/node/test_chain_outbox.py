@@ -13,6 +13,7 @@ from node.nodes import Place, keys_of, measured, place
 from p2pdfl.base import params
 from p2pdfl.base.codec import body_digest
 from p2pdfl.base.types import Ballot, Certificate, Close, Envelope, Head, Kind
+from p2pdfl.base.workers import Threads
 from p2pdfl.chain.client import ChainClient
 from p2pdfl.crypto.envelope import Domain, Signer, head_digest
 from p2pdfl.node.chain_outbox import ChainOutbox
@@ -42,7 +43,7 @@ def outbox(at: Place, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(params, "CHAIN_RETRY_S", 0.02)
     client = at.client("ada")
     with EventLog(tmp_path / "events.jsonl", lambda event, fields: told.append((event, dict(fields)))) as event_log:
-        yield ChainOutbox(chain=client, event_log=event_log)
+        yield ChainOutbox(chain=client, workers=Threads(), event_log=event_log)
     client.close()
 
 
@@ -134,7 +135,7 @@ async def test_a_chain_out_of_reach_is_told_and_the_duty_stays_owed(
     with place(tmp_path, at.task) as other:
         client: ChainClient = other.client("ada")
     with EventLog(tmp_path / "events.jsonl", lambda event, fields: told.append((event, dict(fields)))) as event_log:
-        outbox = ChainOutbox(chain=client, event_log=event_log)
+        outbox = ChainOutbox(chain=client, workers=Threads(), event_log=event_log)
         assert await outbox.read_registry() == []
         await perform(outbox, anchor(at, 0), patience_s=0.1)
     client.close()

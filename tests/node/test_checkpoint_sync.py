@@ -15,6 +15,7 @@ import trio
 from node.nodes import Town, keys_of, learner, measured, town
 from p2pdfl.base import params
 from p2pdfl.base.codec import encode
+from p2pdfl.base.workers import Threads
 from p2pdfl.net import Network, Refused
 from p2pdfl.node import checkpoint_sync
 from p2pdfl.node.checkpoint_sync import CHECKPOINT_PROTOCOL, CheckpointSync, Position
@@ -78,21 +79,22 @@ async def resumer(
     home = here.at.directory / name
     home.mkdir(exist_ok=True)
     told: Told = []
-    setup, genesis, client = here.at.setup(name), here.at.genesis(), here.at.client(name)
+    config, genesis, client = here.at.config(), here.at.genesis(), here.at.client(name)
     network: Network = here.networks[name]
     admit(network, client.registrations())
     with (
         Store(home / "store.sqlite") as store,
         EventLog(home / "events.jsonl", lambda event, fields: told.append((event, dict(fields)))) as event_log,
     ):
-        compute = Compute(learner(here.at.task), setup.task_id, keys_of(name), secrets.token_bytes)
+        compute = Compute(learner(here.at.task), config.task_id, keys_of(name), secrets.token_bytes)
         yield (
             CheckpointSync(
-                config=setup,
+                config=config,
                 genesis=genesis,
                 chain=client,
                 store=store,
                 network=network,
+                workers=Threads(),
                 event_log=event_log,
                 compute=compute,
                 rng=InOrder(here),

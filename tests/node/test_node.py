@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -16,11 +17,13 @@ from node.nodes import Member, Town, keys_of, learner, measured, member, place, 
 from p2pdfl.base import params
 from p2pdfl.base.codec import body_digest, decode, encode
 from p2pdfl.base.types import Ballot, Certificate, Close, Digest, Envelope, Kind, Packet
+from p2pdfl.base.workers import Threads
 from p2pdfl.learning.learner import State
 from p2pdfl.net import Limits, Network, Refused
 from p2pdfl.net.blobs.service import PROTOCOL as BLOB_PROTOCOL
 from p2pdfl.node.compute import Compute
-from p2pdfl.node.node import RESYNC_PROTOCOL, Node, NodeResult
+from p2pdfl.node.node import Node, NodeResult
+from p2pdfl.node.resync import RESYNC_PROTOCOL, Resync, Turn
 from p2pdfl.node.store import Store, StoreError
 from p2pdfl.protocol.events import CertificateReceived, Event, PacketReceived, Tick
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
@@ -170,7 +173,7 @@ async def test_an_answer_shows_nothing_that_the_disk_does_not_have_yet(
 
     async def ask(node: Node, task: Digest) -> None:
         question = encode(ResyncRequest(task=task, round=0, have=()))
-        reply = decode(ResyncReply, await node._answer_resync(b"somebody", question), bytes_max=1 << 20)
+        reply = decode(ResyncReply, await node._resync.answer(b"somebody", question), bytes_max=1 << 20)
         stored = node.store.envelopes(0)
         shown.extend(reply.packets)
         missing.extend(packet for packet in reply.packets if packet not in stored)
@@ -207,7 +210,7 @@ async def test_a_signature_that_the_disk_refused_is_shown_to_nobody(
 
     async def ask(one: Member, task: Digest) -> None:
         with pytest.raises(Refused):
-            await one.node._answer_resync(b"somebody", encode(ResyncRequest(task=task, round=0, have=())))
+            await one.node._resync.answer(b"somebody", encode(ResyncRequest(task=task, round=0, have=())))
 
     with place(tmp_path, measured(members_min=1)) as at:
         at.register("ada", b"ada's peer id")
@@ -240,10 +243,21 @@ async def test_what_a_vote_rests_on_is_taken_up_after_a_restart_with_nobody_to_a
             with member(at, "ada", alone) as one:
                 one.node.store.put_notarized(notarization, [] if is_known else [packet])
             with member(at, "ada", alone) as one:
-                one.node._inbox, events = trio.open_memory_channel[Event](2)
+                inbox, events = trio.open_memory_channel[Event](2)
                 one.run.start(now_ms=one.event_log.now_ms)
-                async with trio.open_nursery() as one.node._nursery:
-                    one.node._resync(0)
+                async with trio.open_nursery() as nursery:
+                    Resync(
+                        machine=one.run,
+                        turn=Turn(),
+                        store=one.node.store,
+                        network=alone,
+                        workers=Threads(),
+                        event_log=one.event_log,
+                        nursery=nursery,
+                        report=inbox.send,
+                        open_round=lambda: 0,
+                        rng=random.Random(0),
+                    ).ask(0)
                 if not is_known:
                     assert events.receive_nowait() == PacketReceived(packet=packet, source=None, is_own=False)
                 assert events.receive_nowait() == CertificateReceived(certificate=notarization)

@@ -10,8 +10,9 @@ import pytest
 import trio
 import trio.testing
 
-from p2pdfl.base import params, workers
+from p2pdfl.base import params
 from p2pdfl.base.types import Ballot, Certificate, Digest, Head
+from p2pdfl.base.workers import Threads
 from p2pdfl.chain.client import ChainClient
 from p2pdfl.chain.rpc import ChainUnreachable
 from p2pdfl.chain.sender import Receipt
@@ -76,20 +77,19 @@ def event_log(tmp_path: Path) -> Iterator[EventLog]:
         yield event_log
 
 
-@pytest.fixture(autouse=True)
-def questions_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run(work: Callable[[], Any], *, limiter: trio.CapacityLimiter) -> Any:
+class InVirtualTime(Threads):
+    async def run(self, work: Callable[..., Any], *arguments: object, limiter: Any = None) -> Any:
         async with limiter:
             await trio.sleep(ANSWER_S)
             return work()
-
-    monkeypatch.setattr(workers, "run", run)
 
 
 async def perform(chain: Chain, event_log: EventLog, owed: dict[str, list[SubmitAnchor]]) -> None:
     async with trio.open_nursery() as nursery:
         for name, anchors in owed.items():
-            outbox = ChainOutbox(chain=cast("ChainClient", Member(chain, name)), event_log=event_log)
+            outbox = ChainOutbox(
+                chain=cast("ChainClient", Member(chain, name)), workers=InVirtualTime(), event_log=event_log
+            )
             for anchor in anchors:
                 outbox.take(anchor, nursery)
 

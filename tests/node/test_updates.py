@@ -15,6 +15,7 @@ from net.loopback import network
 
 from node.nodes import keys_of, learner, measured
 from p2pdfl.base import params
+from p2pdfl.base.workers import Threads
 from p2pdfl.node.compute import Compute
 from p2pdfl.node.event_log import EventLog
 from p2pdfl.node.store import Store
@@ -56,6 +57,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
                 compute=compute,
                 store=store,
                 network=alone,
+                workers=Threads(),
                 event_log=event_log,
                 nursery=nursery,
                 report=send.send,

@@ -9,10 +9,11 @@ from p2pdfl.base.codec import body_digest, digest_of, encode
 from p2pdfl.base.types import Ballot, Certificate, Close, Contents, Envelope, Kind, Notarize, Packet, Payload, Propose
 from p2pdfl.crypto.envelope import Signer, head_digest
 from p2pdfl.protocol.events import CheckCommits, CommitsChecked, Effect, Event, PacketReceived
-from p2pdfl.protocol.refusal import Refusal
-from p2pdfl.protocol.round import OpenRound, Phase
+from p2pdfl.protocol.refusal import Refusal, Reject
+from p2pdfl.protocol.round import Phase
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.sharing import check_commits
+from p2pdfl.protocol.view import RoundView
 from p2pdfl.sim.world import World, stand_in_task
 
 N = 4
@@ -21,23 +22,23 @@ N = 4
 class Stage:
     """Member 0 under test; the others are silent from now on."""
 
-    def __init__(self, *, until: Callable[[OpenRound], bool], seed: int = 1, peer_count: int = N, **task: Any) -> None:
+    def __init__(self, *, until: Callable[[RoundView], bool], seed: int = 1, peer_count: int = N, **task: Any) -> None:
         fields = {"training_rounds": 6, "epoch_rounds": 6, "audit_fraction": 0.5, "members_min": 4}
         self.world = World(stand_in_task(**{**fields, **task}), peer_count, seed=seed)
-        self.world.run(until_ms=600_000, until=lambda: until(self.world.peers[0].run._now))
+        self.world.run(until_ms=600_000, until=lambda: until(self.world.peers[0].run.open_round))
         self.run: Run = self.world.peers[0].run
         assert until(self.open)
         self.now_ms = self.world.now_ms
 
     @property
-    def open(self) -> OpenRound:
-        return self.run._now
+    def open(self) -> RoundView:
+        return self.run.open_round
 
     def packet(self, member: int, payload: Payload, **slot: Any) -> Packet:
         """slot: other words of the envelope than those of the open round."""
         kind = Kind[type(payload).__name__.upper()]
         words: dict[str, Any] = {
-            "task": self.run.setup.task_id,
+            "task": self.run.config.task_id,
             "epoch": self.run.epoch.epoch,
             "round": self.run.round,
             "view": 0,
@@ -45,7 +46,7 @@ class Stage:
             "body": body_digest(payload),
         }
         envelope = Envelope(**{**words, **slot})
-        signature = self.signer(member).sign(self.run.setup.domain, envelope)
+        signature = self.signer(member).sign(self.run.config.domain, envelope)
         return Packet(envelope=envelope, signature=signature, payload=encode(payload))
 
     def signer(self, member: int) -> Signer:
@@ -86,16 +87,16 @@ class Stage:
         try:
             self.take(event)
         except Refusal as refusal:
-            return f"{type(refusal).__name__}: {refusal.reason}"
+            return f"{'Reject' if isinstance(refusal, Reject) else 'Ignore'}: {refusal.reason}"
         return None
 
     # --- what an honest leader would say -----------------------------------------------------------------
 
     def proposal(self) -> Propose:
         """Of all that member 0 holds, with a state of its own invention if it has not computed one."""
-        contents, equivocations, verdicts = self.open._contents()
+        contents, equivocations, verdicts = self.open.contents()
         state = self.open.states.get(contents.updates, b"\x33" * 32)
-        head = self.open._head(contents, state, self.run._chain_block)
+        head = self.open.head(contents, state, self.open.context.chain_block)
         assert head is not None
         return Propose(
             contents=contents, head=head, notarization=None, skips=(), equivocations=equivocations, verdicts=verdicts
@@ -114,9 +115,9 @@ def head_of(propose: Propose) -> bytes:
     return head_digest(propose.head)
 
 
-def in_commit_phase(round: int) -> Callable[[OpenRound], bool]:
+def in_commit_phase(round: int) -> Callable[[RoundView], bool]:
     return lambda now: now.context.round == round
 
 
-def in_propose_phase(round: int) -> Callable[[OpenRound], bool]:
+def in_propose_phase(round: int) -> Callable[[RoundView], bool]:
     return lambda now: now.context.round == round and now.phase is Phase.PROPOSE

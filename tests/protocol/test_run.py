@@ -13,7 +13,6 @@ from p2pdfl.protocol.events import (
     Aggregate,
     Aggregated,
     CertificateReceived,
-    ChainSeen,
     CheckCommits,
     CommitsChecked,
     Deal,
@@ -57,7 +56,6 @@ def with_state(stage: Stage) -> Propose:
     propose = stage.proposal()
     state = b"\x44" * 32
     if propose.contents.updates not in stage.open.states:
-        stage.open.aggregating.add(propose.contents.updates)
         stage.take(Aggregated(round=stage.run.round, updates=propose.contents.updates, state=state))
     return stage.proposal()
 
@@ -105,7 +103,7 @@ def test_a_fresh_proposal_that_omits_what_was_held_in_time_is_refused_in_views_b
     if what == "commit":
         omitted["commits"] = contents.commits[1:]
     propose = with_contents(stage.proposal(), **omitted)
-    stage.open.states[propose.contents.updates] = propose.head.state
+    stage.take(Aggregated(round=1, updates=propose.contents.updates, state=propose.head.state))
     for view in range(5):
         skips = tuple(stage.certificate(Close(head=ZERO_DIGEST), [1, 2, 3], view=earlier) for earlier in range(view))
         leader = stage.leader(view)
@@ -115,7 +113,7 @@ def test_a_fresh_proposal_that_omits_what_was_held_in_time_is_refused_in_views_b
             continue
         effects = stage.take(stage.packet(leader, propose.replace(skips=skips), view=view))
         assert len(sent(effects, Kind.NOTARIZE)) == (1 if view >= 4 else 0)
-    assert stage.open.agreement.view == 4
+    assert stage.open.view == 4
 
 
 def test_a_proposal_that_waits_does_not_hide_the_other_one_of_its_leader() -> None:
@@ -135,7 +133,7 @@ def test_what_a_proposal_lacks_is_asked_for_once_per_resync() -> None:
     unknown = with_contents(propose, commits=(CommitEntry(member=commits[0].member, body=OTHER), *commits[1:]))
     assert Resync(round=1) in stage.take(stage.packet(stage.leader(), unknown))
     assert Resync(round=1) not in stage.take(Tick())
-    stage.now_ms = stage.open.resync_ms
+    stage.now_ms += stage.run.config.task.resync_ms
     assert Resync(round=1) in stage.take(Tick())
 
 
@@ -173,7 +171,7 @@ def test_a_signed_copy_of_anothers_commit_does_not_displace_it() -> None:
     assert len(first) == 1
     stage.take(CommitsChecked(round=0, checked=(body,), invalid=frozenset()))
     assert (1, body) in stage.open.commits
-    assert (2, body) in stage.open.invalid
+    assert (2, body) in stage.open.invalid_commits
 
 
 def test_the_update_of_who_was_copied_still_counts() -> None:
@@ -189,7 +187,7 @@ def test_the_update_of_who_was_copied_still_counts() -> None:
     stage.take(UpdateHeld(round=0, author=addresses[2], update=commit.update, valid=False))
     effects = stage.take(Tick())
     stage.take(UpdateHeld(round=0, author=addresses[1], update=commit.update, valid=True))
-    assert [member for member, _ in stage.open.held_updates] == [1]
+    assert [member for member, _ in stage.open.updates] == [1]
     assert [member for member, _ in stage.open.bad_updates] == [2]
     assert not any(isinstance(effect, WantUpdate) and effect.author == addresses[2] for effect in effects)
 
@@ -197,11 +195,11 @@ def test_the_update_of_who_was_copied_still_counts() -> None:
 def test_an_update_that_nobody_promised_is_neither_held_nor_a_fault() -> None:
     stage = proposing()
     author = stage.run.epoch.addresses[1]
-    held = set(stage.open.held_updates)
+    held = set(stage.open.updates)
     for valid in (True, False):
         effects = stage.take(UpdateHeld(round=1, author=author, update=OTHER, valid=valid))
         assert not any(isinstance(effect, Send) for effect in effects)
-    assert (stage.open.held_updates, stage.open.bad_updates) == (held, set())
+    assert (stage.open.updates, stage.open.bad_updates) == (held, set())
 
 
 def test_a_third_commit_is_ignored_until_a_proposal_names_it() -> None:
@@ -281,7 +279,7 @@ def test_an_invalid_commit_makes_a_proposal_that_names_it_unsound_not_pending() 
     dealing = commit.dealing.replace(response=(b"\1" * 32, b"\2" * 32))
     bad = stage.packet(1, commit.replace(dealing=dealing))
     stage.take(bad, _fresh_commit(stage, 2), _fresh_commit(stage, 3))
-    assert (1, bad.envelope.body) in stage.open.invalid
+    assert (1, bad.envelope.body) in stage.open.invalid_commits
     propose = stage.proposal()
     commits = sorted(
         {*propose.contents.commits, CommitEntry(member=1, body=bad.envelope.body)}, key=lambda entry: entry.member
@@ -385,9 +383,9 @@ def test_an_equivocation_in_a_closed_round_still_counts() -> None:
 def test_a_second_body_that_is_refused_is_evidence_and_nothing_else() -> None:
     stage = proposing()
     stage.take(stage.packet(3, Notarize(head=HEAD), view=1))
-    votes = freeze(stage.open.agreement)
+    before = freeze(stage.open, ["evidence_pool"])
     assert stage.reason(stage.packet(3, Notarize(head=ZERO_DIGEST), view=1)) is None
-    assert freeze(stage.open.agreement) == votes
+    assert freeze(stage.open, ["evidence_pool"]) == before
     assert stage.run.evidence_pool.pending_losers(1, ()) == {stage.run.epoch.addresses[3]}
 
 
@@ -404,27 +402,16 @@ def test_a_deadline_that_passed_during_refused_messages_is_due_at_once() -> None
     assert stage.run.next_deadline_ms(stage.now_ms) > stage.now_ms
 
 
-def test_a_block_just_read_is_not_the_one_forgotten() -> None:
-    stage = Stage(until=in_commit_phase(0), seed=5)
-    registrations = stage.world.registrations
-    for number in range(10, 10 + params.CHAIN_SNAPSHOTS_MAX + 5):
-        stage.take(ChainSeen(number=number, block=number.to_bytes(32, "big"), registrations=registrations))
-    old = (2).to_bytes(32, "big")
-    stage.take(ChainSeen(number=2, block=old, registrations=registrations))
-    assert old in stage.run._chain
-    assert len(stage.run._chain) == params.CHAIN_SNAPSHOTS_MAX
-
-
 def test_who_is_a_round_behind_gets_what_the_head_names_and_the_certificate() -> None:
     stage = proposing(1)
     behind = stage.world.make_run(stage.world.peers[1].keys)
     behind.start(0)
     reply = stage.run.resync_reply(behind.resync_request(), lambda round: None)
-    assert [certificate.head for certificate in reply.certificates] == [stage.run._head]
+    assert [certificate.head for certificate in reply.certificates] == [stage.run.head]
     kinds = [packet.envelope.kind for packet in reply.packets]
     assert kinds == sorted(kinds)
     assert {packet.envelope.body for packet in reply.packets if packet.envelope.kind == Kind.COMMIT} == {
-        entry.body for entry in stage.run._history[0].contents.commits
+        entry.body for entry in stage.run.closed[0].contents.commits
     }
 
 
@@ -442,13 +429,6 @@ def test_a_resync_request_names_what_is_here() -> None:
     assert reply.packets == ()
 
 
-@pytest.mark.slow
-def test_what_was_signed_in_forgotten_rounds_is_forgotten_too() -> None:
-    stage = Stage(until=in_commit_phase(10), seed=5, training_rounds=8, epoch_rounds=20, audit_fraction=0.0)
-    assert min(slot[0] for slot in stage.run._signed) >= 10 - 1 - stage.run.setup.history_rounds
-    assert {packet.envelope.round for packet in stage.world.peers[0].sent} == set(range(10))
-
-
 def test_history_reaches_as_far_as_the_tasks_verdicts() -> None:
     run: Run = Stage(until=in_commit_phase(0), verdict_rounds=16).run
-    assert run.setup.history_rounds >= 16 + params.AUDIT_LAG
+    assert run.config.history_rounds >= 16 + params.AUDIT_LAG

@@ -1,4 +1,4 @@
-"""Members come and go, the network is cut, the chain is out of reach: those of `make test-long`."""
+"""The other scenarios: members come and go, the network is cut, the chain is out of reach, and many more."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .test_scenarios import LONG, SCENARIOS, check
 
 @pytest.mark.slow
 @pytest.mark.scenario
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(LONG))
 def test_the_scenario_comes_out_as_it_expects(name: str, tmp_path: Path) -> None:
     summary = check(SCENARIOS / f"{name}.toml", tmp_path)

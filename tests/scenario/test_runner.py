@@ -138,25 +138,6 @@ def _run_for_long(directory: Path, fault: str) -> None:
     runner.run(path, directory / "runs", peer_entry=ENTRY, console=Console(file=io.StringIO()))
 
 
-def test_peers_do_not_outlive_a_runner_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(tmp_path, monkeypatch) as (process, pids):
-        process.kill()
-        assert all(wait_for_end(pid, 10) for pid in pids)
-
-
-STOP = '[[faults]]\npeer = 0\nkind = "stop"\nat_round = 0\nseconds = 600\n'
-
-
-def test_not_even_a_stopped_peer_outlives_a_runner_that_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with running(tmp_path, monkeypatch, fault=STOP) as (process, pids):
-        while not is_stopped(pids[0]):
-            os.sched_yield()
-        process.kill()
-        assert all(wait_for_end(pid, 10) for pid in pids)
-
-
 @pytest.mark.parametrize(("kind", "does", "seconds"), [("kill", "killed", 0.1), ("stop", "stopped", 600)])
 def test_a_peer_is_struck_in_the_phase_however_fast_it_is(kind: str, does: str, seconds: float, tmp_path: Path) -> None:
     fault = f'[[faults]]\npeer = 1\nkind = "{kind}"\nat_round = 2\nphase = "reveal"\nseconds = {seconds}\n'
@@ -180,19 +161,28 @@ def test_a_chain_is_back_when_its_outage_outlives_the_run(kind: str, does: str, 
     assert problems(summary) == ["nothing moved for 1 s"]
 
 
-def test_not_even_a_hanging_chain_outlives_a_runner_that_is_killed(
+STOP = '[[faults]]\npeer = 0\nkind = "stop"\nat_round = 0\nseconds = 600\n'
+
+
+def test_no_peer_and_no_chain_outlives_a_runner_that_is_killed_not_even_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(tmp_path, monkeypatch, fault=OUTAGE.format(kind="hang")) as (process, _):
-        while not (stopped := [pid for pid in children(process) if is_stopped(pid)]):
+    """One peer and the chain are stopped, the other peer runs."""
+    with running(tmp_path, monkeypatch, fault=STOP + OUTAGE.format(kind="hang")) as (process, pids):
+        assert process.pid is not None
+        while len(stopped := [pid for pid in descendants(process.pid) if is_stopped(pid)]) < 2:
             os.sched_yield()
+        assert len({*stopped, *pids}) == 3
         process.kill()
-        assert all(wait_for_end(pid, 10) for pid in stopped)
+        assert all(wait_for_end(pid, 10) for pid in {*stopped, *pids})
 
 
-def children(process: BaseProcess) -> list[int]:
-    threads = Path(f"/proc/{process.pid}/task").iterdir()
-    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (thread / "children").read_text().split()):
+            found += [child, *descendants(child)]
+    return found
 
 
 def is_stopped(pid: int) -> bool:

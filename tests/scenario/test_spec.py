@@ -168,6 +168,11 @@ def test_a_scenario_is_found_by_name_or_path() -> None:
         find("nothing-like-it")
 
 
+def test_a_scenario_is_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("honest") == SCENARIOS / "honest.toml"
+
+
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_scenario_here_loads_and_is_named_like_its_file(path: Path) -> None:
     assert load(path).name == path.stem

@@ -40,11 +40,11 @@ from libp2p.utils.varint import encode_varint_prefixed
 
 from p2pdfl.base.types import Entropy
 from p2pdfl.net.gossip.inbox import Inbox
-from p2pdfl.net.gossip.listeners import Listeners
 from p2pdfl.net.gossip.message_cache import SEQNO_BYTES, IWantTracker, MessageCache, MessageId, NotServed, draw
 from p2pdfl.net.gossip.missing_links import MissingLinks
 from p2pdfl.net.libp2p import adapter
 from p2pdfl.net.limits.bounds import PEER_ID_BYTES_MAX, Limits
+from p2pdfl.net.limits.listeners import Listeners
 from p2pdfl.net.limits.resource_manager import ResourceManager
 
 RELAYS_MAX = 3

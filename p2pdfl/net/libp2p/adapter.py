@@ -47,10 +47,10 @@ from libp2p.transport.tcp.tcp import TCPListener
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
+from p2pdfl.net.addresses import is_circuit, is_wildcard, plain_ip
 from p2pdfl.net.libp2p import dht, frames, inbound, negotiation, tcp, yamux
 from p2pdfl.net.libp2p import peerstore as peerstore
 from p2pdfl.net.limits.bounds import Limits
-from p2pdfl.net.peers.addresses import is_circuit, is_wildcard, plain_ip
 
 LIBP2P_VERSION = "0.8.1"
 RESET_S = 1.0

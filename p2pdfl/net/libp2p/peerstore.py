@@ -20,8 +20,8 @@ from libp2p.peer.peerstore import PeerRecordState, PeerStore
 from libp2p.pubsub import utils as pubsub_utils
 from multiaddr import Multiaddr
 
+from p2pdfl.net.addresses import is_dialable
 from p2pdfl.net.limits.bounds import ADDRESS_BYTES_MAX, ADDRESS_RECORD_BYTES_MAX, PEER_ID_BYTES_MAX
-from p2pdfl.net.peers.addresses import is_dialable
 
 SCANNED_PER_KEPT = 4
 

@@ -24,7 +24,7 @@ from libp2p.transport.tcp import tcp
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 from multiaddr import Multiaddr
 
-from p2pdfl.net.peers.addresses import Unresolved, is_circuit, resolve
+from p2pdfl.net.addresses import Unresolved, is_circuit, resolve
 
 SOCKET_READ_BYTES = 64 << 10
 LISTEN_BACKLOG = 128

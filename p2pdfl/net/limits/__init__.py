@@ -1,1 +1,1 @@
-"""What a peer may cost this one, and whose fault it was."""
+"""What a peer may cost this one, whose fault it was, and who may listen in."""

@@ -1,1 +1,1 @@
-"""Finding the other members and being found: addresses, discovery, liveness, relays."""
+"""Finding the other members and being found: discovery, liveness, reachability, relays."""

@@ -22,7 +22,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pdfl.base import bounded_json
-from p2pdfl.net.peers.addresses import is_dialable
+from p2pdfl.net.addresses import is_dialable
 
 VERSION = 1
 PEERS_MAX = 128

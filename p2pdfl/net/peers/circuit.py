@@ -30,10 +30,10 @@ from libp2p.relay.circuit_v2.utils import read_delimited_msg, write_delimited_ms
 from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 
+from p2pdfl.net.addresses import CIRCUIT, bootstrap_peer, is_circuit
 from p2pdfl.net.libp2p import adapter
 from p2pdfl.net.limits.bounds import Limits
 from p2pdfl.net.limits.rates import PASS_ON, Buckets
-from p2pdfl.net.peers.addresses import CIRCUIT, bootstrap_peer, is_circuit
 
 HOP = TProtocol("/libp2p/circuit/relay/0.2.0/hop")
 STOP = TProtocol("/libp2p/circuit/relay/0.2.0/stop")

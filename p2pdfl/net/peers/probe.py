@@ -19,7 +19,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from multiaddr import Multiaddr
 
-from p2pdfl.net.peers.addresses import Unresolved, ip_of, port_of, resolve
+from p2pdfl.net.addresses import Unresolved, ip_of, port_of, resolve
 
 GREETING = b"\x13/multistream/1.0.0\n"
 NOISE = b"\x07/noise\n"

@@ -21,8 +21,8 @@ from pydantic import Field
 
 from p2pdfl.base.codec import Malformed, decode, encode
 from p2pdfl.base.types import Entropy, Wire
+from p2pdfl.net.addresses import Unresolved, announced_address, ip_of, resolve
 from p2pdfl.net.limits.bounds import Limits
-from p2pdfl.net.peers.addresses import Unresolved, announced_address, ip_of, resolve
 from p2pdfl.net.peers.probe import Failure, probe
 from p2pdfl.net.requests import Handle, Refused, Unreachable
 
@@ -87,7 +87,7 @@ class Reachability:
         return self.reached, self.failed, self.seen_as
 
     def fields(self) -> dict[str, Sequence[str]]:
-        """For the journal."""
+        """For the event log."""
         return {
             "reached": list(self.reached),
             "failed": [f"{address}: {failure.words}" for address, failure in self.failed],

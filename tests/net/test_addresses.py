@@ -6,7 +6,7 @@ import pytest
 import trio
 from multiaddr import Multiaddr
 
-from p2pdfl.net.peers import addresses
+from p2pdfl.net import addresses
 
 PEER = "12D3KooWBWrrD5VD6JxcU4rTxn2jUQQga6MW9G1NBubUtMAjYrxE"
 RELAY = "12D3KooWSMDFN5DeFADosuV7UEwjHWQv1ioLEUqgzjGjxYQzxFX6"
