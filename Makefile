@@ -121,7 +121,7 @@ interop/node_modules/.ready: interop/package-lock.json
 SIM_SIZE = $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .PHONY: sim sim-hunt
-sim: $(READY) ## SEED=1 PEERS= ROUNDS=: one simulated run with its faults and liars, the same every time
+sim: $(READY) ## SEED=1 PEERS= ROUNDS=: one simulated run with its faults and liars; ARGS=--first-difference: where two part
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m p2pdfl.sim replay --seed '$(SEED)' $(SIM_SIZE) $(ARGS)
 
 sim-hunt: $(READY) ## MINUTES=10 or SEEDS=0:1000: simulated runs until one breaks something; ARGS='--plant quorum'

@@ -1,32 +1,61 @@
-"""python -m p2pdfl.sim replay --seed S | hunt --minutes M: what `make sim` and `make sim-hunt` run."""
+"""python -m p2pdfl.sim replay --seed S | hunt --minutes M: what `make sim` and `make sim-hunt` run.
+
+Exit code 0: nothing is violated, and logs that were compared are equal; 1: not so; 2: the options make no sense; 130:
+one run was stopped.  A search that is stopped tells what it has found so far, as at its end.
+"""
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import secrets
-import signal
+import os
+import shlex
+import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import get_args
 
-from p2pdfl.sim.hunt import LearningKind, Result, draw_case, run_case, run_seed
-from p2pdfl.sim.mutants import Plant
+from p2pdfl.sim.difference import describe, first_difference
+from p2pdfl.sim.outcome import CryptoKind, Draw, LearningKind, Outcome, Sink
+from p2pdfl.sim.search import search
+from p2pdfl.sim.worlds import WORLDS, worlds_of
 
-PROGRESS_S = 10.0
-FRESH_SEED_BITS = 40
-SEEDS_PER_TASK = 4
+TWO_RUNS = Path()
+"""--first-difference without a log."""
+STANDARD_OUT = Path("-")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    return _replay(options) if options.command == "replay" else _hunt(options)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        worlds = worlds_of(options.world, options.plant)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.command == "hunt":
+        if not options.minutes and options.seeds is None:
+            parser.error("how long, or which?  --minutes or --seeds")
+        return search(
+            worlds,
+            partial(_draw, options),
+            seeds=options.seeds,
+            minutes=options.minutes,
+            processes=options.processes,
+            is_keeping_going=options.keep_going,
+            command=_command,
+        )
+    if len(worlds) > 1 and (options.log or options.first_difference not in (None, TWO_RUNS)):
+        parser.error("a log of which world?  --world " + "|".join(worlds))
+    replay = _replay if options.first_difference is None else _compare
+    try:
+        return max([replay(world, _draw(options, options.seed), options) for world in worlds])
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,17 +63,29 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     replay = commands.add_parser("replay", help="one seed, and how it ended")
     replay.add_argument("--seed", type=int, required=True)
-    replay.add_argument("--log", type=Path, help="write every event to this file")
+    output = replay.add_mutually_exclusive_group()
+    output.add_argument("--log", type=Path, help="write every event to this file; -: to standard output, and no more")
+    output.add_argument(
+        "--first-difference",
+        type=Path,
+        nargs="?",
+        const=TWO_RUNS,
+        metavar="LOG",
+        help="where this run parts from a log that was written before; without one, run it in two processes that order "
+        "sets otherwise (PYTHONHASHSEED), and compare those",
+    )
     hunt = commands.add_parser("hunt", help="many seeds, until one breaks something")
     hunt.add_argument("--minutes", type=float, help="how long; without it, all of --seeds")
     hunt.add_argument("--seeds", type=_seed_range, help="FROM:UNTIL; without it, new ones")
     hunt.add_argument("--processes", type=int, default=multiprocessing.cpu_count(), help="what is found is the same")
     hunt.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
+    plants = [plant for world in WORLDS.values() for plant in world.plants]
     for each in (replay, hunt):
+        each.add_argument("--world", choices=list(WORLDS), help="all, if not given")
         each.add_argument("--peers", type=int, help="4 to 16, drawn from the seed if not given")
         each.add_argument("--rounds", type=int, help="6 to 12, drawn from the seed if not given")
-        each.add_argument("--plant", choices=get_args(Plant), help="a bug to be found")
-        each.add_argument("--crypto", choices=["auto", "real", "stand-in"], default="auto", help="of the beacon")
+        each.add_argument("--plant", choices=plants, help="a bug to be found, in the worlds that can have it")
+        each.add_argument("--crypto", choices=get_args(CryptoKind), default="auto", help="of the beacon")
         each.add_argument(
             "--learning",
             choices=get_args(LearningKind),
@@ -59,145 +100,112 @@ def _seed_range(text: str) -> range:
     return range(int(first), int(last)) if separator else range(int(first), int(first) + 1)
 
 
+def _draw(options: argparse.Namespace, seed: int) -> Draw:
+    return Draw(
+        seed=seed,
+        peers=options.peers,
+        rounds=options.rounds,
+        plant=options.plant,
+        crypto=options.crypto,
+        learning=options.learning,
+    )
+
+
+def _arguments(world: str, draw: Draw) -> list[str]:
+    """Beside the seed and the size."""
+    words = ["--world", world]
+    words += ["--plant", draw.plant] if draw.plant else []
+    words += ["--crypto", draw.crypto] if draw.crypto != "auto" else []
+    words += ["--learning", draw.learning] if draw.learning != "stand-in" else []
+    return words
+
+
+def _command(world: str, draw: Draw) -> str:
+    words = [f"make sim SEED={draw.seed}"]
+    words += [f"PEERS={draw.peers}"] if draw.peers else []
+    words += [f"ROUNDS={draw.rounds}"] if draw.rounds else []
+    return " ".join([*words, f"ARGS='{shlex.join(_arguments(world, draw))}'"])
+
+
 # --- one seed -------------------------------------------------------------------
 
 
-def _replay(options: argparse.Namespace) -> int:
-    case = draw_case(
-        options.seed,
-        peers=options.peers,
-        rounds=options.rounds,
-        plant=options.plant,
-        crypto=options.crypto,
-        learning=options.learning,
-    )
+def _replay(world: str, draw: Draw, options: argparse.Namespace) -> int:
     start_s = time.perf_counter()
-    with ExitStack() as stack:
-        file = stack.enter_context(options.log.open("w", encoding="ascii")) if options.log else None
-        result = run_case(case, sink=None if file is None else lambda line: file.write(line + "\n"))
-    seconds = time.perf_counter() - start_s
-    views = ", ".join(f"{number} in view {view}" for view, number in result.views.items())
-    print(f"seed {result.seed}: {result.about}")
-    print(f"rounds closed   {result.rounds}" + (f" ({views})" if views else ""))
-    print(f"virtual time    {result.virtual_ms / 1000:.1f} s, calm from {case.plan.calm_ms / 1000:.1f} s on")
-    print(f"events          {result.events} in {seconds:.1f} s")
-    print(f"log sha256      {result.digest}")
-    if result.out_of_bounds:
-        print(f"nothing is promised any more: {result.out_of_bounds}")
-    for violation in result.violations:
-        print(f"VIOLATION       {violation}")
-    if not result.violations:
-        print("no violation")
-    return 1 if result.violations else 0
-
-
-# --- many seeds -----------------------------------------------------------------
-
-
-def _hunt(options: argparse.Namespace) -> int:
-    deadline_s = time.monotonic() + 60 * options.minutes if options.minutes else None
-    if deadline_s is None and options.seeds is None:
-        print("how long, or which?  --minutes or --seeds", file=sys.stderr)
-        return 2
-    run = partial(
-        run_seed,
-        peers=options.peers,
-        rounds=options.rounds,
-        plant=options.plant,
-        crypto=options.crypto,
-        learning=options.learning,
-    )
-    # new seeds come from the system here, at the door, and nowhere else
-    seeds: Iterable[int] = options.seeds or count(secrets.randbits(FRESH_SEED_BITS))
-    tally = _Tally(options)
-    try:
-        with _results(run, seeds, options.processes) as results:
-            for result in results:
-                tally.take(result)
-                if result.violations and not options.keep_going:
-                    break
-                if deadline_s is not None and time.monotonic() > deadline_s:
-                    break
-    except KeyboardInterrupt:
-        print(f"stopped {tally.place()}")
-    return tally.report()
+    with _sink(options.log) as sink:
+        outcome = WORLDS[world].run_seed(draw, sink)
+    if options.log != STANDARD_OUT:
+        _show(world, outcome, time.perf_counter() - start_s)
+    return 1 if outcome.violations else 0
 
 
 @contextmanager
-def _results(run: Callable[[int], Result], seeds: Iterable[int], processes: int) -> Iterator[Iterator[Result]]:
-    """In the order of the seeds, however many work on them: so the first violation is the same one."""
-    if processes == 1:
-        yield map(run, seeds)
+def _sink(log: Path | None) -> Iterator[Sink | None]:
+    if log is None:
+        yield None
         return
-    # Ctrl-C goes to the whole group; the pool is ended from here
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with multiprocessing.get_context("spawn").Pool(processes, initializer=signal.signal, initargs=ignore) as pool:
-        yield pool.imap(run, seeds, chunksize=SEEDS_PER_TASK)
+    with ExitStack() as stack:
+        file = sys.stdout if log == STANDARD_OUT else stack.enter_context(log.open("w", encoding="ascii"))
+        yield lambda line: print(line, file=file)
 
 
-class _Tally:
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
-        self._start_s = self._told_s = time.monotonic()
-        self._seeds = 0
-        self._events = 0
-        self._rounds = 0
-        self._out_of_bounds = 0
-        self._views: Counter[int] = Counter()
-        self._failures: list[int] = []
-        self._last: int | None = None
-
-    def take(self, result: Result) -> None:
-        self._seeds += 1
-        self._last = result.seed
-        self._events += result.events
-        self._rounds += result.rounds
-        self._views.update(result.views)
-        self._out_of_bounds += result.out_of_bounds is not None
-        if result.violations:
-            self._failures.append(result.seed)
-            print(f"VIOLATION after {self._seeds} seeds: seed {result.seed}, {result.about}")
-            for violation in result.violations:
-                print(f"    {violation}")
-            print(f"    {self._command(result.seed)}", flush=True)
-        if time.monotonic() - self._told_s > PROGRESS_S:
-            self._told_s = time.monotonic()
-            print(self._summary(), flush=True)
-
-    def report(self) -> int:
-        views = ", ".join(f"view {view}: {number}" for view, number in sorted(self._views.items()))
-        print(self._summary())
-        print(f"rounds by the view that they closed in: {views}")
-        if self._out_of_bounds:
-            print(f"{self._out_of_bounds} ended early: the Byzantine became a third of an epoch's list")
-        if self._failures:
-            print(f"{len(self._failures)} seeds with a violation")
-            return 1
+def _show(world: str, outcome: Outcome, seconds: float) -> None:
+    views = ", ".join(f"{number} in view {view}" for view, number in outcome.views.items())
+    print(f"seed {outcome.seed}, {world} world: {outcome.about}")
+    print(f"rounds closed   {outcome.rounds}" + (f" ({views})" if views else ""))
+    print(f"virtual time    {outcome.virtual_ms / 1000:.1f} s, calm from {outcome.calm_ms / 1000:.1f} s on")
+    print(f"events          {outcome.events} in {seconds:.1f} s")
+    for name, digest in outcome.digests.items():
+        print(f"{name + ' sha256':<15} {digest}")
+    if outcome.out_of_bounds:
+        print(f"nothing is promised any more: {outcome.out_of_bounds}")
+    for violation in outcome.violations:
+        print(f"VIOLATION       {violation}")
+    if not outcome.violations:
         print("no violation")
-        return 0
 
-    def place(self) -> str:
-        return "before the first seed was done" if self._last is None else f"after seed {self._last}"
 
-    def _summary(self) -> str:
-        minutes = (time.monotonic() - self._start_s) / 60
-        rate = self._seeds / minutes if minutes > 0 else 0.0
-        seeds = f"{self._seeds} seeds" + ("" if self._last is None else f" up to {self._last}")
-        return f"{seeds}, {self._rounds} rounds, {self._events} events, {rate:.0f} seeds/min"
+# --- two logs --------------------------------------------------------------------
 
-    def _command(self, seed: int) -> str:
-        options = self._options
-        words = [f"make sim SEED={seed}"]
-        if options.peers:
-            words.append(f"PEERS={options.peers}")
-        if options.rounds:
-            words.append(f"ROUNDS={options.rounds}")
-        more = [f"--plant {options.plant}"] if options.plant else []
-        more += [f"--crypto {options.crypto}"] if options.crypto != "auto" else []
-        more += [f"--learning {options.learning}"] if options.learning != "stand-in" else []
-        if more:
-            words.append(f"ARGS='{' '.join(more)}'")
-        return " ".join(words)
+
+def _compare(world: str, draw: Draw, options: argparse.Namespace) -> int:
+    """Line by line while the runs go on, which end where they part."""
+    log: Path = options.first_difference
+    with ExitStack() as stack:
+        if log == TWO_RUNS:
+            names = "PYTHONHASHSEED=1", "PYTHONHASHSEED=2"
+            left, right = (stack.enter_context(_run(world, draw, hash_seed)) for hash_seed in ("1", "2"))
+        else:
+            names = str(log), "this run"
+            file = stack.enter_context(log.open(encoding="ascii"))
+            left = (line.rstrip("\n") for line in file)
+            right = stack.enter_context(_run(world, draw, os.environ.get("PYTHONHASHSEED", "random")))
+        difference = first_difference(left, right)
+    print(f"seed {draw.seed}, {world} world: {names[0]} and {names[1]}")
+    if isinstance(difference, int):
+        print(f"no difference in {difference} lines")
+        # of what broke before its first event there is nothing to compare
+        return 0 if difference else 1
+    print(describe(difference, *names))
+    return 1
+
+
+@contextmanager
+def _run(world: str, draw: Draw, hash_seed: str) -> Iterator[Iterator[str]]:
+    """The log of a run in a process of its own."""
+    command = [sys.executable, "-m", "p2pdfl.sim", "replay", "--seed", str(draw.seed), *_arguments(world, draw)]
+    command += ["--peers", str(draw.peers)] if draw.peers else []
+    command += ["--rounds", str(draw.rounds)] if draw.rounds else []
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    # Ctrl-C is for this process; it ends the other
+    with subprocess.Popen(
+        [*command, "--log", "-"], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield (line.rstrip("\n") for line in process.stdout)
+        finally:
+            process.terminate()
 
 
 if __name__ == "__main__":

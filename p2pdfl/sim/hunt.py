@@ -1,14 +1,14 @@
-"""One run per seed: the seed draws how many peers, who of them is Byzantine and how, and every fault; the checkers
-watch.  A search is such runs over many seeds."""
+"""One run of the fast world per seed: the seed draws how many peers, who of them is Byzantine and how, and every fault;
+the checkers watch."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil, log2
-from typing import Literal
+from typing import cast
 
 from p2pdfl.base import params
 from p2pdfl.base.task import Task
@@ -19,11 +19,13 @@ from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import caches
 from p2pdfl.sim.adversary import Adversary, SimBehaviour, wrap
-from p2pdfl.sim.check import Watch
+from p2pdfl.sim.check import watch
 from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.faults import Plan, draw_plan
+from p2pdfl.sim.invariants.checkers import Checkers
 from p2pdfl.sim.learning import Learning, StandIn
 from p2pdfl.sim.mutants import ForgetfulDisk, HastyMachine, Plant, quorum_of_one_less
+from p2pdfl.sim.outcome import CryptoKind, Draw, LearningKind, Outcome, Sink
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.world import Machine, World, stand_in_task
 
@@ -48,7 +50,6 @@ STYLES: tuple[SimBehaviour, ...] = (
 )
 """Among what a seed draws.  The other attacks on updates differ from these in numbers only, and a seed keeps its
 meaning."""
-LearningKind = Literal["stand-in", "real"]
 TINY_TASK: dict[str, object] = {"local_steps": 5, "batch_size": 16}
 """Of real learning: small enough to be no slower than the protocol."""
 VIRTUAL_MS_MAX = 24 * 3_600_000
@@ -89,28 +90,13 @@ class Case:
         return 3 * (phases_ms + views_ms) // 2 + 4 * task.total_rounds * task.resync_ms
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    seed: int
-    digest: str
-    rounds: int
-    """That closed."""
-    views: Mapping[int, int]
-    """view -> rounds that closed in it"""
-    virtual_ms: int
-    events: int
-    violations: tuple[str, ...]
-    out_of_bounds: str | None
-    about: str
-
-
 def draw_case(
     seed: int,
     *,
     peers: int | None = None,
     rounds: int | None = None,
     plant: Plant | None = None,
-    crypto: str = "auto",
+    crypto: CryptoKind = "auto",
     learning: LearningKind = "stand-in",
 ) -> Case:
     draw = random.Random(f"case/{seed}")
@@ -172,7 +158,7 @@ def draw_case(
     )
 
 
-def make_world(case: Case) -> tuple[World, Watch]:
+def make_world(case: Case) -> tuple[World, Checkers]:
     worlds: list[World] = []
     learning = _learning(case)
     adversary = Adversary(signers={}, halves=case.halves, peer_count=case.peer_count, learning=learning)
@@ -207,15 +193,15 @@ def make_world(case: Case) -> tuple[World, Watch]:
     world.is_leaky = case.plant == "leak"
     world.idle = frozenset(case.byzantine)
     case.plan.apply(world)
-    watch = Watch(
-        world=world,
-        byzantine=frozenset(case.byzantine),
+    checkers = watch(
+        world,
+        byzantine=case.byzantine,
         amnesiacs=case.plan.amnesiacs,
         bound_ms=case.bound_ms,
         calm_ms=case.plan.calm_ms,
         is_beyond_a_third=case.plant == "third",
     )
-    return world, watch
+    return world, checkers
 
 
 def _learning(case: Case) -> Learning:
@@ -246,18 +232,17 @@ def _measured_task(**fields: object) -> Task:
     return measure(Task.model_validate(fields))
 
 
-def run_case(case: Case, sink: Callable[[str], None] | None = None) -> Result:
-    """sink: given every line of the log."""
+def run_case(case: Case, sink: Sink | None = None) -> Outcome:
     with ExitStack() as stack:
         stack.enter_context(caches.installed())
         if case.plant == "quorum":
             stack.enter_context(quorum_of_one_less())
-        world, watch = make_world(case)
+        world, checkers = make_world(case)
         world.log.sink = sink
         honest = [peer for index, peer in enumerate(world.peers) if index not in case.byzantine]
 
         def is_over() -> bool:
-            if watch.is_over:
+            if checkers.is_over:
                 return True
             if world.now_ms < case.plan.calm_ms:
                 return False
@@ -265,27 +250,37 @@ def run_case(case: Case, sink: Callable[[str], None] | None = None) -> Result:
             for peer in honest:
                 if peer.is_up and not peer.run.is_finished:
                     return False
-            return watch.is_chain_done
+            return checkers.is_chain_done
 
         world.run(until_ms=VIRTUAL_MS_MAX, until=is_over)
-    return Result(
+        if not checkers.is_over:
+            checkers.at_end()
+    return Outcome(
         seed=case.seed,
-        digest=world.log.digest,
-        rounds=sum(watch.views.values()),
-        views=dict(sorted(watch.views.items())),
+        digests={"log": world.log.digest},
+        rounds=sum(checkers.history.views.values()),
+        views=dict(sorted(checkers.history.views.items())),
         virtual_ms=world.now_ms,
+        calm_ms=case.plan.calm_ms,
         events=world.log.line_count,
-        violations=tuple(watch.violations),
-        out_of_bounds=watch.out_of_bounds,
+        violations=tuple(checkers.violations),
+        out_of_bounds=checkers.out_of_bounds,
         about=_describe(case),
     )
 
 
-def run_seed(
-    seed: int, peers: int | None, rounds: int | None, plant: Plant | None, crypto: str, learning: LearningKind
-) -> Result:
-    """Here and not in `__main__`, which a worker process cannot import by that name."""
-    return run_case(draw_case(seed, peers=peers, rounds=rounds, plant=plant, crypto=crypto, learning=learning))
+def run_seed(draw: Draw, sink: Sink | None = None) -> Outcome:
+    return run_case(
+        draw_case(
+            draw.seed,
+            peers=draw.peers,
+            rounds=draw.rounds,
+            plant=cast("Plant | None", draw.plant),
+            crypto=draw.crypto,
+            learning=draw.learning,
+        ),
+        sink,
+    )
 
 
 def _describe(case: Case) -> str:

@@ -21,6 +21,8 @@ from p2pdfl.protocol.events import (
     UpdateHeld,
 )
 
+CHAIN = -1
+"""Whose lines are the chain's."""
 BATCH = 1_000
 """Lines that are hashed at once: the digest does not depend on it."""
 

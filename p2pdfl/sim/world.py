@@ -69,16 +69,15 @@ from p2pdfl.protocol.start import Genesis, Start, at_genesis
 from p2pdfl.sim.chain import Anchors, Chain, Change
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
+from p2pdfl.sim.invariants.observed import Watcher
 from p2pdfl.sim.joining import Holder, take_up
 from p2pdfl.sim.learning import Learning, StandIn
-from p2pdfl.sim.log import Log, closed_label, event_label, packet_label
+from p2pdfl.sim.log import CHAIN, Log, closed_label, event_label, packet_label
 from p2pdfl.sim.network import Network, PlainNetwork
 
 ENVELOPE_BYTES = 200
 """Of a packet on the wire, beside its payload: envelope and signature."""
 CHAIN_RETRY_MS = round(1000 * params.CHAIN_RETRY_S)
-CHAIN = -1
-"""Whose lines in the log are the chain's."""
 UPDATE_STAND_IN_BYTES = 32
 """Only digests travel here, whatever they stand for."""
 
@@ -137,17 +136,6 @@ class Agenda:
             heapq.heappop(self._times_ms)
             del self._entries[time_ms]
         return None
-
-
-class Watcher(Protocol):
-    """Told of everything that peers do (`check.Watch`)."""
-
-    def on_sent(self, index: int, packet: Packet) -> None: ...
-    def on_closed(self, index: int, closed: Closed) -> None: ...
-    def on_submitted(self, index: int, duty: SubmitAnchor | SubmitVerdict | SubmitEquivocation) -> None: ...
-    def on_anchored(self, anchor: SubmitAnchor) -> None: ...
-    def on_notice(self, index: int, notice: Notice) -> None: ...
-    def on_broken(self, index: int, error: Exception) -> None: ...
 
 
 @dataclass(slots=True)

@@ -66,5 +66,5 @@ def test_the_checkers_find_two_heads_of_one_round() -> None:
     world = run_checked(a_world())
     closed = world.peers[2].closed[3]
     world.peers[2].closed[3] = world.peers[1].closed[4]
-    assert "round 3: peer2 closed with another head" in find_violations(world)
+    assert "round 3: peer2 has another head on its disk" in "\n".join(find_violations(world))
     world.peers[2].closed[3] = closed
