@@ -33,6 +33,8 @@ SIMULATED = (
     "tests/sim/test_joining.py",
     "tests/sim/test_hunt.py::test_a_drawn_run_holds",
 )
+BROADEST = {"protocol": ("tests/protocol/test_run.py", "tests/protocol/test_accusations.py")}
+"""Those that come by most of a room's lines: first after a module's own."""
 AFTER_THE_ROOM = {
     "protocol": ("tests/wire", *SIMULATED),
     "crypto": ("tests/wire", "tests/protocol", "tests/chain/test_contract.py"),
@@ -61,7 +63,8 @@ def stages(path: str, tree: Path) -> list[Stage]:
     room, module = path.split("/")[1], Path(path).stem
     own = f"tests/{room}/test_{module}.py"
     files = [str(file.relative_to(tree)) for file in sorted((tree / "tests" / room).glob("test_*.py"))]
-    files.sort(key=lambda file: file != own)
+    first = (own, *BROADEST.get(room, ()))
+    files.sort(key=lambda file: first.index(file) if file in first else len(first))
     return [
         Stage(room, "not slow", tuple(files)),
         Stage(f"{room}, slow", "slow", tuple(files)),
