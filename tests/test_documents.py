@@ -39,6 +39,7 @@ _DOTTED = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`")
 _SAID = re.compile(r'"""((?:[^"]|"(?!""))*)"""|(?:^|  )# ?(.*(?:\n *#.*)*)', re.MULTILINE)
 _STEP = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 _DESIGN = re.compile(r'DESIGN (\d+(?:\.\d+)?(?:(?:-|, )\d+(?:\.\d+)?)*)((?:,? "[^"]+")*)')
+_SECTION = re.compile(r"(design|protocol|wire)\.md\)?`?,? (?:section )?(\d+)\b")
 _ADR = re.compile(r"(?:ADRs? |adr/)(\d+)")
 _MAKE = re.compile(r"(?:`|^ {4}|&& )make ([a-z][a-z-]*)", re.MULTILINE)
 _COMMAND = re.compile(r"(?:`|bin/|^ {4})p2pdfl ([a-z]+)", re.MULTILINE)
@@ -148,6 +149,16 @@ def test_every_section_of_the_design_that_is_named_is_there() -> None:
             headings = re.findall(r'"([^"]+)"', quoted)
             said = sections().get(named[-1], "")
             missing += [f"{path}: DESIGN {named[-1]} {title!r}" for title in headings if f"**{title}" not in said]
+    assert not missing, "\n".join(missing)
+
+
+def test_every_section_of_another_document_that_is_named_is_there() -> None:
+    missing = [
+        f"{path}: {document}.md {number}"
+        for path in readable()
+        for document, number in _SECTION.findall(prose(path))
+        if f"\n## {number}. " not in (ROOT / f"docs/{document}.md").read_text()
+    ]
     assert not missing, "\n".join(missing)
 
 
@@ -315,9 +326,8 @@ def traces() -> dict[str, list[tuple[str, str]]]:
 def test_every_function_of_a_trace_is_where_the_trace_says() -> None:
     assert len(traces()) == 3
     missing = [
-        f"{title}: {module}:{name}"
-        for title, steps in traces().items()
-        for module, name in steps
+        f"{module}:{name}"
+        for module, name in _STEP.findall((ROOT / "ARCHITECTURE.md").read_text())
         if not (ROOT / "p2pdfl" / module).exists() or name not in names(Path("p2pdfl") / module)
     ]
     assert not missing, "\n".join(missing)

@@ -32,6 +32,7 @@ from p2pdfl.base.types import (
 from p2pdfl.chain.contract import (
     Event,
     artefact,
+    as_started,
     event_of,
     head_words,
     registration_of,
@@ -184,6 +185,10 @@ class ChainClient:
         number = self._view("start_block")
         return self.block(number) if number else None
 
+    def started_with(self, block: Block) -> list[Registration]:
+        """The registrations that `start` found, in that block."""
+        return as_started(self.registrations(block.hash), self.events(block.number, block.number))
+
     def start(self, addresses: Sequence[Address]) -> Receipt:
         """`addresses`: all registered and not exiting; the order is put right here."""
         return self._send("start", sorted(addresses))
@@ -243,16 +248,20 @@ class ChainClient:
             *signature_halves(proof.signature_high),
         )
 
-    def is_slashed_by_verdict(self, proof: VerdictProof, members: Sequence[Address]) -> bool:
+    def is_slashed_by_verdict(
+        self, proof: VerdictProof, members: Sequence[Address], block: int | Digest | None = None
+    ) -> bool:
         """Whether the loser has already paid for this audited round."""
         entry = proof.entry
         loser = members[entry.accuser if entry.outcome == Outcome.FALSE else entry.accused]
-        return bool(self._view("slashed_by_verdict", to_checksum_address(loser), entry.audited_round))
+        return bool(self._view("slashed_by_verdict", to_checksum_address(loser), entry.audited_round, block=block))
 
-    def is_slashed_by_equivocation(self, proof: EquivocationProof, accused: Address) -> bool:
+    def is_slashed_by_equivocation(
+        self, proof: EquivocationProof, accused: Address, block: int | Digest | None = None
+    ) -> bool:
         """Whether `accused` has already paid for equivocating in this round."""
-        entry = proof.entry
-        return bool(self._view("slashed_by_equivocation", to_checksum_address(accused), entry.epoch, entry.round))
+        entry, address = proof.entry, to_checksum_address(accused)
+        return bool(self._view("slashed_by_equivocation", address, entry.epoch, entry.round, block=block))
 
     # --- money ---------------------------------------------------------------------------------------------------
 

@@ -237,3 +237,28 @@ def registrations_at(events: Iterable[Event], block: BlockNumber, deposit_wei: i
         )
         for address in sorted(registered)
     ]
+
+
+def as_started(registrations: Iterable[Registration], events: Iterable[Event]) -> list[Registration]:
+    """The registrations that `start` found, of those as of its block.
+
+    ATTACK: whoever registers, or asks to leave, later in the same block is in that block's registry otherwise than in
+    the list that the contract has installed.  events: of that block, in the chain's order."""
+    registered: set[Address] = set()
+    left: set[Address] = set()
+    is_later = False
+    for event in events:
+        match event:
+            case Started():
+                is_later = True
+            case Registered() if is_later:
+                registered.add(event.address)
+            case ExitRequested() if is_later:
+                left.add(event.address)
+            case _:
+                pass
+    return [
+        entry.replace(exiting=False) if entry.address in left else entry
+        for entry in registrations
+        if entry.address not in registered
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import partial
 from typing import TypeVar
 
@@ -36,6 +37,37 @@ class Leave:
 Duty = SubmitAnchor | SubmitVerdict | SubmitEquivocation | Leave
 
 
+class Standing(Enum):
+    """Of a duty."""
+
+    BLOCKED = auto()
+    """Something else has to be on chain before."""
+    READY = auto()
+    MINED = auto()
+    """And a reorganization may still drop it."""
+    CONFIRMED = auto()
+
+
+class _Turn:
+    """When it is this member that sends, from now: later by the time in which nobody could."""
+
+    def __init__(self, delay_s: float) -> None:
+        self._at_s = trio.current_time() + delay_s
+        self._held_since_s: float | None = None
+
+    def hold(self, since_s: float) -> None:
+        if self._held_since_s is None:
+            self._held_since_s = since_s
+
+    def has_come(self) -> bool:
+        """Asked when it can be sent."""
+        now_s = trio.current_time()
+        if self._held_since_s is not None:
+            self._at_s += now_s - self._held_since_s
+            self._held_since_s = None
+        return now_s >= self._at_s
+
+
 @dataclass(kw_only=True)
 class ChainOutbox:
     chain: Chain
@@ -58,7 +90,7 @@ class ChainOutbox:
         self.take(Leave(), nursery)
 
     async def wait_until_done(self, patience_s: float) -> None:
-        """Until all that this member owes is on chain; tells if that takes longer."""
+        """Until all that this member owes is on chain, confirmed or not; tells if that takes longer."""
         with trio.move_on_after(patience_s):
             while self._owed:
                 await self._changed.wait()
@@ -93,35 +125,35 @@ class ChainOutbox:
         ]
 
     async def _do(self, duty: Duty) -> None:
-        """When this member's turn comes, and unless another one has done it.
+        """When this member's turn comes, and unless another one has done it; until that is confirmed, since a
+        reorganization may undo it.
 
         Turns follow each other while it can be done: time in which the chain was out of reach, or an earlier anchor
         missing, does not count.  Else all members' turns would have come, and each send, and pay for, the same."""
-        turn_s = trio.current_time() + duty.delay_ms / 1000
-        blocked_since_s: float | None = None
+        turn = _Turn(duty.delay_ms / 1000)
+        is_owed = True
         pause_s = params.CHAIN_RETRY_S
         refusals = 0
         try:
             while True:
                 asked_s = trio.current_time()
                 try:
-                    if await self._ask(partial(self._is_done, duty)):
+                    standing = await self._ask(partial(self._standing, duty))
+                    if standing is Standing.CONFIRMED:
                         return
-                    if await self._ask(partial(self._is_ready, duty)):
-                        now_s = trio.current_time()
-                        turn_s += 0.0 if blocked_since_s is None else now_s - blocked_since_s
-                        blocked_since_s = None
-                        if now_s >= turn_s:
-                            self._tell_sent(duty, await self._ask(partial(self._send, duty)))
-                            return
-                    elif blocked_since_s is None:
-                        blocked_since_s = asked_s
+                    is_mined = standing is Standing.MINED
+                    if is_mined or not is_owed:
+                        is_owed = self._change_owed(is_owed, not is_mined)
+                        turn = _Turn(duty.delay_ms / 1000)
+                    if standing is Standing.READY and turn.has_come():
+                        self._tell_sent(duty, await self._ask(partial(self._send, duty)))
+                    elif standing is Standing.BLOCKED:
+                        turn.hold(asked_s)
                     pause_s = params.CHAIN_RETRY_S
                     await trio.sleep(params.CHAIN_RETRY_S)
                     continue
                 except ChainUnreachable as error:
-                    if blocked_since_s is None:
-                        blocked_since_s = asked_s
+                    turn.hold(asked_s)
                     self._tell_trouble(type(duty).__name__, error)
                 except ChainError as error:
                     # another member may have come first between the question and the sending: the next look tells
@@ -131,24 +163,37 @@ class ChainOutbox:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, params.CHAIN_RETRY_S_MAX)
         finally:
-            self._owed -= 1
-            self._changed.set()
-            self._changed = trio.Event()
+            self._change_owed(is_owed, False)
+
+    def _change_owed(self, before: bool, after: bool) -> bool:
+        self._owed += int(after) - int(before)
+        self._changed.set()
+        self._changed = trio.Event()
+        return after
 
     async def _ask(self, work: Callable[[], T]) -> T:
         with self.event_log.waiting("chain"):
             return await self.workers.run(work, limiter=self._threads)
 
-    def _is_done(self, duty: Duty) -> bool:
+    def _standing(self, duty: Duty) -> Standing:
+        if self._is_done(duty, self.chain.confirmed_block().hash):
+            return Standing.CONFIRMED
+        if self._is_done(duty, None):
+            return Standing.MINED
+        return Standing.READY if self._is_ready(duty) else Standing.BLOCKED
+
+    def _is_done(self, duty: Duty, block: Digest | None) -> bool:
+        """block: as of which, None for the newest."""
+        chain = self.chain
         match duty:
             case SubmitAnchor():
-                return self.chain.anchored_head(duty.head.epoch) is not None
+                return chain.anchored_head(duty.head.epoch, block) is not None
             case SubmitVerdict():
-                return self.chain.is_slashed_by_verdict(duty.proof, duty.members)
+                return chain.is_slashed_by_verdict(duty.proof, duty.members, block)
             case SubmitEquivocation():
-                return self.chain.is_slashed_by_equivocation(duty.proof, duty.accused)
+                return chain.is_slashed_by_equivocation(duty.proof, duty.accused, block)
             case Leave():
-                return any(entry.exiting for entry in self.chain.registrations() if entry.address == self.chain.address)
+                return any(entry.exiting for entry in chain.registrations(block) if entry.address == chain.address)
 
     def _is_ready(self, duty: Duty) -> bool:
         """The contract takes anchors in order, and an outage leaves several to send."""

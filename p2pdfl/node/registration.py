@@ -12,7 +12,8 @@ import trio
 
 from p2pdfl.base import params
 from p2pdfl.base.task import Task
-from p2pdfl.base.types import Address, Registration
+from p2pdfl.base.types import Address, Digest, Registration
+from p2pdfl.chain.client import Block
 from p2pdfl.chain.rpc import Refused, Reverted
 from p2pdfl.chain.sender import Receipt
 from p2pdfl.crypto import group
@@ -50,24 +51,24 @@ class Registrar:
 
     async def closed(self) -> Genesis:
         """Waits for the members; once all are there, the lowest address closes the registration, or, if it does not,
-        the next."""
+        the next.  A reorganization may take back the one and the other: then all comes again."""
         chain, address = self.chain, self.home.keys.address
         seen = -1
         complete_s = None
         while True:
             block = await self._patiently(chain.start_block)
             if block is not None:
-                await self._confirm(block.number)
-                registrations = await self._patiently(partial(chain.registrations, block.hash))
-                self._check(registrations)
-                return Genesis(
-                    closing_number=block.number, closing_block=block.hash, registrations=tuple(registrations)
-                )
+                genesis = await self._confirmed(block)
+                if genesis is not None:
+                    return genesis
+                continue
             registrations = await self._patiently(chain.registrations)
             willing = sorted(entry.address for entry in registrations if not entry.exiting)
             if len(willing) != seen:
                 seen = len(willing)
                 self.say(f"{seen} of {self.task.members_min} members registered")
+            if all(entry.address != address for entry in registrations):
+                await self.register()
             if seen >= self.task.members_min and address in willing:
                 complete_s = complete_s or trio.current_time()
                 turn_s = willing.index(address) * params.ANCHOR_STAGGER_MS / 1000
@@ -75,6 +76,37 @@ class Registrar:
                     # reverts if another member was faster, or one more has registered: look again
                     with suppress(Reverted, Refused):
                         await self._patiently(partial(chain.start, willing))
+            await trio.sleep(params.CHAIN_POLL_MS / 1000)
+
+    async def _confirmed(self, block: Block) -> Genesis | None:
+        """None if it was not this block that closed the registration after all."""
+        chain = self.chain
+        confirmed = await self._patiently(chain.confirmed_block)
+        while confirmed.number < block.number:
+            await trio.sleep(params.CHAIN_POLL_MS / 1000)
+            confirmed = await self._patiently(chain.confirmed_block)
+        if await self._patiently(chain.start_block) != block:
+            return None
+        registrations = await self._patiently(partial(chain.registrations, block.hash))
+        first = await self._patiently(partial(chain.started_with, block))
+        self._check(registrations)
+        if all(entry.address != self.home.keys.address for entry in first):
+            self.say("registration had closed before: this peer follows, and takes part from the next epoch on")
+            await self._confirm_late()
+        return Genesis(
+            closing_number=block.number,
+            closing_block=block.hash,
+            registrations=tuple(registrations),
+            first=tuple(first),
+        )
+
+    async def _confirm_late(self) -> None:
+        """Before that no member answers this peer, and a reorganization may drop it."""
+        while True:
+            confirmed = await self._patiently(self.chain.confirmed_block)
+            if await self._patiently(partial(self._is_registered, confirmed.hash)):
+                return
+            await self.register()
             await trio.sleep(params.CHAIN_POLL_MS / 1000)
 
     async def _send(self) -> None:
@@ -105,12 +137,8 @@ class Registrar:
             )
         await self._patiently(partial(self.fund, address, needed - balance))
 
-    async def _confirm(self, number: int) -> None:
-        while (await self._patiently(self.chain.confirmed_block)).number < number:  # noqa: ASYNC110  the chain is polled
-            await trio.sleep(params.CHAIN_POLL_MS / 1000)
-
-    def _is_registered(self) -> bool:
-        return any(entry.address == self.home.keys.address for entry in self.chain.registrations())
+    def _is_registered(self, block: Digest | None = None) -> bool:
+        return any(entry.address == self.home.keys.address for entry in self.chain.registrations(block))
 
     def _check(self, registrations: Sequence[Registration]) -> None:
         for entry in registrations:
@@ -120,8 +148,6 @@ class Registrar:
                 raise PeerError(
                     f"the chain lists a PVSS key that the contract refuses ({error}): is its node sane?"
                 ) from None
-        if all(entry.address != self.home.keys.address for entry in registrations):
-            self.say("registration had closed before: this peer follows, and takes part from the next epoch on")
 
     async def _patiently(self, work: Callable[[], T]) -> T:
         return await patiently(work, self.workers, self.home.event_log)

@@ -1,4 +1,4 @@
-"""The COMMITs of a round, and the updates that they promise: what a head is made of (DESIGN 3.2, 3.3).
+"""The COMMITs of a round, and the updates that they promise: what a head is made of (DESIGN 3.3, 3.4).
 
 A COMMIT's dealing and share are verified in batches, one at a time.  A valid one of a trainer promises an update,
 which counts once its bytes are here and decode.

@@ -1,4 +1,4 @@
-"""A member's own part of a round: its dealing, its share, its update, and the COMMIT of all three (DESIGN 3.1, 3.2)."""
+"""A member's own part of a round: its dealing, its share, its update, and the COMMIT of all three (DESIGN 3.2, 3.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a leader proposes, and the rules for it (DESIGN 3.4): contents, omissions, justification, head.
+"""What a leader proposes, and the rules for it (DESIGN 3.5): contents, omissions, justification, head.
 
 Pure: `ProposalPool` applies them to what a member holds, `verify` to what a run left behind.
 """

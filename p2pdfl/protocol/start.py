@@ -20,6 +20,9 @@ class Genesis:
     closing_number: BlockNumber
     closing_block: Digest
     registrations: tuple[Registration, ...]
+    """As of that block."""
+    first: tuple[Registration, ...] | None = None
+    """As they were when it closed, None for the same: more may have registered, or left, later in that block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ def at_genesis(config: RunConfig, genesis: Genesis) -> Start:
         epoch=0,
         first_round=0,
         last_round=task.last_round_of(0),
-        members=select_members(genesis.registrations, excluded=()),
+        members=select_members(genesis.registrations if genesis.first is None else genesis.first, excluded=()),
     )
     return Start(
         round=0,

@@ -29,6 +29,8 @@ from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.world import World
 
 Plant = Literal["quorum", "share", "slot", "leak", "impunity", "third"]
+NodePlant = Literal["shown", "reorg", "memory"]
+"""Of the true world (`true.mutants`), which takes seconds to import."""
 
 
 class ForgetfulDisk(Disk):

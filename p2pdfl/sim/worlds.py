@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from p2pdfl.sim import hunt
-from p2pdfl.sim.mutants import Plant
+from p2pdfl.sim.mutants import NodePlant, Plant
 from p2pdfl.sim.outcome import Draw, Outcome, Sink
 
 
@@ -20,9 +20,17 @@ class SimWorld:
     """In a search of several worlds: so that each gets a fair part of the time."""
 
 
+def _run_true(draw: Draw, sink: Sink | None) -> Outcome:
+    from p2pdfl.sim.true import hunt as true_hunt
+
+    return true_hunt.run_seed(draw, sink)
+
+
 WORLDS: dict[str, SimWorld] = {
     # machines and digests
     "fast": SimWorld(run_seed=hunt.run_seed, plants=get_args(Plant), seeds_per_turn=50),
+    # whole peers
+    "true": SimWorld(run_seed=_run_true, plants=get_args(NodePlant), seeds_per_turn=25),
 }
 
 

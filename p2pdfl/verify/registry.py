@@ -25,6 +25,7 @@ from p2pdfl.chain.contract import (
     Slashed,
     Started,
     Withdrawn,
+    as_started,
     registrations_at,
 )
 from p2pdfl.crypto import group
@@ -50,6 +51,10 @@ class ChainExport:
 
     def registrations(self, number: BlockNumber) -> Sequence[Registration]:
         return registrations_at(self.events, number, self.deposit_wei)
+
+    def started_with(self, number: BlockNumber) -> list[Registration]:
+        """The registrations that `start` found, in that block."""
+        return as_started(self.registrations(number), [event for event in self.events if event.block == number])
 
     def block_hash(self, number: BlockNumber) -> Digest | None:
         return next((block for block, other in self.numbers.items() if other == number), None)

@@ -1,6 +1,7 @@
 """Every small change of a module that its tests should notice, found in its syntax tree.
 
-What nothing computes with is left alone: docstrings, annotations, decorators, assertions, strings.
+What nothing computes with is left alone: docstrings, annotations, decorators, assertions, strings.  So is what would
+only be a TypeError, which any test finds that comes by.
 """
 
 from __future__ import annotations
@@ -145,15 +146,15 @@ def _expressions(node: ast.expr) -> Iterator[ast.expr]:
             yield ast.Constant(value + 1)
             if value > 0:
                 yield ast.Constant(value - 1)
-        case ast.BinOp(left, op, right) if type(op) in OPERATORS:
+        case ast.BinOp(left, op, right) if type(op) in OPERATORS and not _has_text(node):
             yield ast.BinOp(left, OPERATORS[type(op)](), right)
         case ast.Call(function, arguments, keywords):
             if isinstance(function, ast.Name) and function.id in FUNCTIONS:
                 kept = [] if FUNCTIONS[function.id] == "list" else keywords
                 yield ast.Call(ast.Name(FUNCTIONS[function.id]), arguments, kept)
-            for place in range(len(arguments) - 1):
+            for place in range(0 if _is_symmetric(function) else len(arguments) - 1):
                 first, second = arguments[place : place + 2]
-                if not isinstance(first, ast.Starred) and not isinstance(second, ast.Starred):
+                if not any(isinstance(each, ast.Starred | ast.Constant) for each in (first, second)):
                     swapped = [*arguments[:place], second, first, *arguments[place + 2 :]]
                     yield ast.Call(function, swapped, keywords)
         case ast.Tuple(elements, ast.Load()) | ast.List(elements, ast.Load()) | ast.Set(elements):
@@ -198,6 +199,15 @@ def _other_values(returns: ast.expr | None, value: ast.expr) -> Iterator[str]:
         case ast.BinOp(left, ast.BitOr(), ast.Constant(None)):
             yield "None"
             yield from _other_values(left, value)
+
+
+def _is_symmetric(function: ast.expr) -> bool:
+    return isinstance(function, ast.Name) and function.id in ("min", "max", "zip")
+
+
+def _has_text(node: ast.expr) -> bool:
+    """Of which only + makes sense."""
+    return any(isinstance(part, ast.Constant) and isinstance(part.value, str | bytes) for part in ast.walk(node))
 
 
 def _is_compound(node: ast.expr) -> bool:

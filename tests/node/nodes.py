@@ -275,7 +275,14 @@ async def town(
     directory: Path, task: Task, *, limit_s: float = 60.0, limits: Limits | None = None
 ) -> AsyncIterator[Town]:
     learner(task)
-    with place(directory, task) as at, trio.fail_after(limit_s):
+    with place(directory, task) as at:
+        async with town_at(at, limit_s=limit_s, limits=limits) as here:
+            yield here
+
+
+@asynccontextmanager
+async def town_at(at: Place, *, limit_s: float = 60.0, limits: Limits | None = None) -> AsyncIterator[Town]:
+    with trio.fail_after(limit_s):
         async with trio.open_nursery() as nursery:
             yield (here := Town(at, nursery, limits))
             await here.stop(*here.networks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +11,9 @@ from p2pdfl.base import params
 from p2pdfl.base.codec import decode_payload
 from p2pdfl.base.types import Accuse, Close, Judge, Kind, Outcome, Packet
 from p2pdfl.protocol.events import CertificateReceived, Closed, Effect, Notice, Replay, Replayed, SubmitVerdict
+from p2pdfl.sim.learning import StandIn
+from p2pdfl.sim.sharing import StandInSharing
+from p2pdfl.sim.world import World, stand_in_task
 
 from .stage import Stage, head_of, in_commit_phase, in_propose_phase, with_contents
 from .test_run import sent, with_state
@@ -153,8 +156,34 @@ def test_the_head_that_lists_a_verdict_bans_its_loser_and_slashes_it(outcome: Ou
     assert [(entry.accused, entry.accuser, entry.outcome) for entry in proofs] == [
         (case.accused, case.accuser, outcome)
     ]
-    bans = [effect.fields["member"] for effect in effects if isinstance(effect, Notice) and effect.name == "ban"]
-    assert bans == ["0x" + loser.hex()]
+    addresses = case.stage.run.epoch.addresses
+    assert bans_said(effects) == [
+        {
+            "round": ROUND,
+            "member": "0x" + loser.hex(),
+            "evidence": "guilty" if outcome is Outcome.GUILTY else "false",
+            "accuser": "0x" + addresses[case.accuser].hex(),
+            "audited_round": AUDITED_ROUND,
+            "verdict_round": ROUND,
+        }
+    ]
+
+
+def bans_said(effects: Iterable[Effect]) -> list[dict[str, object]]:
+    return [dict(effect.fields) for effect in effects if isinstance(effect, Notice) and effect.name == "ban"]
+
+
+def test_an_observer_sees_a_ban_and_slashes_nobody() -> None:
+    task = stand_in_task(training_rounds=2, epoch_rounds=9, members_min=4)
+    world = World(task, 5, seed=1, late_count=1, sharing=StandInSharing())
+    [observer] = world.late
+    cheat = min(set(range(5)) - world.late)
+    world.learning = StandIn(lambda index, update: update[::-1] if index == cheat else update)
+    run = world.peers[observer].run
+    world.run(until_ms=600_000, until=lambda: bool(run.banned))
+    assert run.banned == {world.address(cheat): "guilty"}
+    assert [ban["member"] for ban in bans_said(world.peers[observer].notices)] == ["0x" + world.address(cheat).hex()]
+    assert world.peers[observer].submitted == []
 
 
 def close_with(stage: Stage) -> list[Effect]:

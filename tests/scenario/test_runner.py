@@ -18,7 +18,7 @@ from p2pdfl.node.keyfile import load_or_create
 from p2pdfl.scenario import runner, spec
 from p2pdfl.scenario.runner import RunFailed
 from p2pdfl.scenario.summary import Summary
-from scenario.scripted_peer import PIDS
+from scenario.scripted_peer import PIDS, RUSHED_ROUNDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.scenario]
 
@@ -138,13 +138,26 @@ def _run_for_long(directory: Path, fault: str) -> None:
     runner.run(path, directory / "runs", peer_entry=ENTRY, console=Console(file=io.StringIO()))
 
 
+@pytest.mark.parametrize(("kind", "does", "seconds"), [("kill", "killed", 0.1), ("stop", "stopped", 600)])
+def test_a_peer_is_struck_in_the_phase_however_fast_it_is(kind: str, does: str, seconds: float, tmp_path: Path) -> None:
+    fault = f'[[faults]]\npeer = 1\nkind = "{kind}"\nat_round = 2\nphase = "reveal"\nseconds = {seconds}\n'
+    summary, output = run(tmp_path, "rush", fault)
+    assert f"peer1 {does} in round 2, reveal, as the scenario says" in output
+    assert summary.peers[1].struck_at == "round 2, reveal"
+    if kind == "kill":
+        lines = (tmp_path / "runs/rush/peers/peer1/events.jsonl").read_text().splitlines()
+        told = [(line["round"], line["phase"]) for line in map(json.loads, lines) if line["event"] == "phase"]
+        assert told[told.index((0, "train"), 1) - 1] == (2, "reveal")  # the last of its first life
+        assert told[-1] == (RUSHED_ROUNDS - 1, "close")  # nothing strikes it twice
+
+
 OUTAGE = '[[chain_outages]]\nkind = "{kind}"\nat_round = 0\nseconds = 600\n'
 
 
 @pytest.mark.parametrize(("kind", "does"), [("refuse", "hangs up on everybody"), ("hang", "hangs")])
 def test_a_chain_is_back_when_its_outage_outlives_the_run(kind: str, does: str, tmp_path: Path) -> None:
     summary, output = run(tmp_path, "stall", OUTAGE.format(kind=kind))
-    assert f"the chain {does}; the peers are in round 0" in output
+    assert f"the chain {does}; the peers are in round 0, train" in output
     assert problems(summary) == ["nothing moved for 1 s"]
 
 

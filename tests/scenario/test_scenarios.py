@@ -11,6 +11,7 @@ from rich.console import Console
 from p2pdfl.cli import PEER_ENTRY
 from p2pdfl.scenario import report, runner, spec
 from p2pdfl.scenario.namespaces import Unavailable
+from p2pdfl.scenario.summary import Summary
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
 PEERS_MAX = 8
@@ -34,7 +35,7 @@ def test_the_scenario_comes_out_as_it_expects(name: str, tmp_path: Path) -> None
     check(SCENARIOS / f"{name}.toml", tmp_path)
 
 
-def check(path: Path, tmp_path: Path) -> None:
+def check(path: Path, tmp_path: Path) -> Summary:
     console = Console(file=io.StringIO(), width=120)
     try:
         summary = runner.run(path, tmp_path, peer_entry=PEER_ENTRY, console=console)
@@ -44,3 +45,4 @@ def check(path: Path, tmp_path: Path) -> None:
     assert isinstance(console.file, io.StringIO)
     print(console.file.getvalue())  # shown if this fails
     assert summary.ok
+    return summary

@@ -61,12 +61,12 @@ def test_what_is_remembered_changes_nothing() -> None:
 
 
 def test_the_caches_leave_no_trace() -> None:
-    from p2pdfl.protocol import run
+    from p2pdfl.protocol import ingress
 
-    before = run.decode_payload
+    before = ingress.decode_payload
     with caches.installed():
-        assert run.decode_payload is not before
-    assert run.decode_payload is before
+        assert ingress.decode_payload is not before
+    assert ingress.decode_payload is before
 
 
 @pytest.mark.parametrize("seed", [3, 5, 8, 11])
