@@ -14,9 +14,8 @@ from p2pdfl.protocol.events import (
     WantUpdate,
 )
 
+from .members import OTHER
 from .stage import fresh_commit, proposing, quiet
-
-HEAD, OTHER = b"\x11" * 32, b"\x22" * 32
 
 
 def test_a_signed_copy_of_anothers_commit_does_not_displace_it() -> None:

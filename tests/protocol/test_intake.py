@@ -12,6 +12,7 @@ from p2pdfl.protocol.events import (
 )
 
 from .freeze import freeze
+from .members import HEAD, OTHER
 from .stage import (
     Stage,
     commits_of,
@@ -24,8 +25,6 @@ from .stage import (
     with_contents,
     with_state,
 )
-
-HEAD, OTHER = b"\x11" * 32, b"\x22" * 32
 
 
 def test_a_third_commit_is_ignored_until_a_proposal_names_it() -> None:

@@ -11,9 +11,8 @@ from p2pdfl.protocol.events import (
     WantUpdate,
 )
 
+from .members import OTHER
 from .stage import fresh_commit, proposing, quiet, sent, with_contents, with_state
-
-HEAD, OTHER = b"\x11" * 32, b"\x22" * 32
 
 
 def test_updates_that_no_commit_promises_are_never_aggregated() -> None:

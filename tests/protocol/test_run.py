@@ -9,9 +9,8 @@ from p2pdfl.protocol.events import (
 )
 from p2pdfl.protocol.run import Run
 
+from .members import HEAD, OTHER
 from .stage import Stage, in_commit_phase, in_propose_phase, proposing, with_contents, with_state
-
-HEAD, OTHER = b"\x11" * 32, b"\x22" * 32
 
 
 def test_a_restart_sends_the_stored_bytes() -> None:

@@ -19,9 +19,8 @@ from p2pdfl.protocol.events import (
     Tick,
 )
 
+from .members import OTHER
 from .stage import Stage, head_of, proposing, sent, with_contents, with_state
-
-HEAD, OTHER = b"\x11" * 32, b"\x22" * 32
 
 
 def test_a_proposal_whose_head_follows_is_notarized() -> None:
