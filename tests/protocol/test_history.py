@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -10,15 +11,19 @@ from p2pdfl.base.types import ZERO_DIGEST, Commit, Digest, MemberIndex, UpdateEn
 from p2pdfl.protocol.history import ClosedRound, History
 
 from .members import HEAD, OTHER
-from .stage import Stage, in_commit_phase
+from .stage import Stage, in_propose_phase
+
+
+@cache
+def _stage() -> Stage:
+    return Stage(until=in_propose_phase(1), seed=5)
 
 
 def a_round(*, revealed: tuple[MemberIndex, ...] = ()) -> tuple[ClosedRound, Commit]:
-    """Round 0 of a run, its contents changed; and one of its COMMITs."""
-    stage = Stage(until=in_commit_phase(1), seed=5)
-    closed = stage.run.closed[0]
+    """Round 0 of a run, its contents changed; and some COMMIT."""
+    closed = _stage().run.closed[0]
     updates = tuple(UpdateEntry(member=member, update=HEAD) for member in revealed)
-    commit = next(iter(Stage(until=lambda now: bool(now.commits), seed=5).open.commits.values())).commit
+    commit = next(iter(_stage().open.commits.values())).commit
     return replace(closed, contents=closed.contents.replace(updates=updates)), commit
 
 
