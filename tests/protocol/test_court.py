@@ -173,7 +173,7 @@ def bans_said(effects: Iterable[Effect]) -> list[dict[str, object]]:
 
 
 def test_an_observer_sees_a_ban_and_slashes_nobody() -> None:
-    task = stand_in_task(training_rounds=2, epoch_rounds=9, members_min=4, audit_fraction=0.5)
+    task = stand_in_task(training_rounds=1, epoch_rounds=9, members_min=4, audit_fraction=1.0)
     world = World(task, 5, seed=1, late_count=1, sharing=StandInSharing())
     [observer] = world.late
     cheat = min(set(range(5)) - world.late)
