@@ -140,3 +140,14 @@ def test_a_restart_can_show_what_its_vote_rests_on() -> None:
     reply = restarted.resync_reply(empty.resync_request(), lambda round: None)
     assert kept.certificate in reply.certificates
     assert set(kept.packets) <= set(reply.packets)
+
+
+def test_a_head_that_cannot_be_computed_here_gets_no_vote() -> None:
+    """A quorum notarized it, and one of the COMMITs that it names is not here."""
+    stage = proposing(0, audit_fraction=0.0)
+    propose = with_state(stage)
+    first, *others = propose.contents.commits
+    unknown = with_contents(propose, commits=(first.replace(body=b"\x22" * 32), *others))
+    votes = [stage.packet(voter, Notarize(head=head_of(unknown))) for voter in (1, 2, 3)]
+    effects = stage.take(stage.packet(stage.leader(), unknown), *votes)
+    assert closes(effects) == []
