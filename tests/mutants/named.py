@@ -52,26 +52,28 @@ NAMED = (
     ),
     Named(
         "proposal: an overdue case may be left out",
-        "return not self.overdue <= self.evidence_pool.bans(propose.contents).keys()",
-        "return False",
+        "        and required.losers <= banned\n",
+        "",
     ),
     Named(
         "proposal: a COMMIT that was here in time may be left out",
-        "if not committed <= {member for member, _ in named}:",
-        "if False:",
+        "        required.members <= {member for member, _ in commit_keys(contents)}\n        and promised",
+        "        promised",
     ),
     Named(
         "vote: what it rests on is not kept",
         """            outputs.append(
-                KeepNotarized(certificate=self.agreement.notarizations[view], packets=self.packets_of(propose))
+                KeepNotarized(
+                    certificate=self._agreement.notarizations[view], packets=self._proposals.packets_of(propose)
+                )
             )
 """,
         "",
     ),
     Named(
         "vote: for a head that cannot be computed here",
-        "if propose is None or not self._is_held(propose):\n                return []  # until",
-        "if propose is None:\n                return []  # until",
+        "if propose is None or not self._proposals.is_held(propose):",
+        "if propose is None:",
     ),
     Named(
         "vote: a view that was left is closed later",
@@ -85,13 +87,13 @@ NAMED = (
     ),
     Named(
         "accusation: none is ever accepted",
-        "if not is_case(accused_case(envelope, accuse, accuser), self._assignment(envelope.round)):",
+        "if not is_case(accused_case(envelope, payload, sender), self._assignment(envelope.round)):",
         "if True:",
     ),
     Named(
         "accusation: nobody replays it",
-        "return effects + self._replay(*case)",
-        "return effects",
+        "return [*outputs, *self._replay(case)]",
+        "return outputs",
     ),
     Named(
         "jury: jurors never judge",
@@ -103,7 +105,7 @@ NAMED = (
     ),
     Named(
         "jury: its verdict is not filed",
-        "        self.evidence_pool.file_verdict(proof)\n        return [\n",
+        "        self._evidence_pool.file_verdict(proof)\n        return [\n",
         "        return [\n",
     ),
     Named(
@@ -113,8 +115,8 @@ NAMED = (
     ),
     Named(
         "evidence: two bodies in one slot are none",
-        "        self.evidence_pool.file_equivocation(proof)\n        envelope = packet.envelope\n",
-        "        envelope = packet.envelope\n",
+        "            self.file_equivocation(proof)\n        return proof\n",
+        "            pass\n        return proof\n",
     ),
     Named(
         "evidence: one signature twice is proof",
@@ -128,8 +130,8 @@ NAMED = (
     ),
     Named(
         "next epoch: whom the choosing head itself bans is on its list",
-        "banned=self.banned.keys() | self.evidence_pool.bans(contents).keys(),",
-        "banned=self.banned.keys(),",
+        "banned = self._context.banned | self._evidence_pool.bans(contents).keys()",
+        "banned = self._context.banned",
     ),
     Named(
         "next epoch: the absent are on its list",
@@ -143,7 +145,7 @@ NAMED = (
     ),
     Named(
         "next epoch: chosen by a block older than the last one",
-        "if snapshot is None or snapshot.number < self._chain[self._chain_block].number:",
+        "if snapshot is None or snapshot.number < self.snapshots[self.block].number:",
         "if snapshot is None:",
     ),
     Named(
@@ -153,7 +155,7 @@ NAMED = (
     ),
     Named(
         "slot: a lost store goes unnoticed",
-        "            self._mute_if_unknown(packet)\n",
+        "            self._signing.mute(self._epochs.latest_number())\n",
         "            pass\n",
     ),
 )

@@ -15,8 +15,7 @@ from p2pdfl.sim.learning import StandIn
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.world import World, stand_in_task
 
-from .stage import Stage, head_of, in_commit_phase, in_propose_phase, with_contents
-from .test_run import sent, with_state
+from .stage import Stage, head_of, in_commit_phase, in_propose_phase, sent, with_contents, with_state
 
 AUDITED_ROUND, ROUND = 0, 2
 
@@ -174,7 +173,7 @@ def bans_said(effects: Iterable[Effect]) -> list[dict[str, object]]:
 
 
 def test_an_observer_sees_a_ban_and_slashes_nobody() -> None:
-    task = stand_in_task(training_rounds=2, epoch_rounds=9, members_min=4)
+    task = stand_in_task(training_rounds=1, epoch_rounds=9, members_min=4, audit_fraction=1.0)
     world = World(task, 5, seed=1, late_count=1, sharing=StandInSharing())
     [observer] = world.late
     cheat = min(set(range(5)) - world.late)
