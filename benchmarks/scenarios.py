@@ -37,6 +37,8 @@ COLUMNS: dict[str, Callable[[Summary], float | None]] = {
     "in all (s)": lambda summary: summary.wall_seconds,
 }
 SCENARIOS = Path("scenarios")
+FILE_WIDTH = 200
+"""Where the table goes into a file."""
 
 
 def main() -> int:
@@ -62,7 +64,8 @@ def main() -> int:
                 if not summary.ok:
                     tell_failure(name, summary)
                     (out / summary.scenario).rename(out / f"{summary.scenario}.failed.{number}")
-    Console().print(table(summaries, options.runs))
+    console = Console()
+    (console if console.is_terminal else Console(width=FILE_WIDTH)).print(table(summaries, options.runs))
     failed = [name for name, runs in summaries.items() if name in lacking or not all(summary.ok for summary in runs)]
     if failed:
         print(f"not as expected: {', '.join(failed)}", file=sys.stderr)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+# torch's threads that spin while another worker has the processor take minutes; it reads this when it is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 LONGEST_FIRST = ("scenario", "net", "slow")
 

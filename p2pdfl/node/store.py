@@ -83,7 +83,7 @@ class Store:
             with self._blame_the_disk():
                 self._db = (connect or connect_file)(path)
                 self._set_up()
-        except StoreError:
+        except BaseException:
             os.close(self._lock_file)
             raise
 

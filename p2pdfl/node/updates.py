@@ -12,7 +12,7 @@ from hashlib import sha256
 import trio
 
 from p2pdfl.base import params
-from p2pdfl.base.types import Address, Digest
+from p2pdfl.base.types import Address, Digest, Round
 from p2pdfl.node.compute import Compute
 from p2pdfl.node.event_log import EventLog
 from p2pdfl.node.ports import Network, Workers
@@ -38,6 +38,8 @@ class Updates:
     _wanted: dict[Digest, dict[Address, WantUpdate]] = field(default_factory=dict)
     """By digest, then by author: a cheater may commit to another's digest, and must not take its place."""
     _fetching: dict[Digest, trio.CancelScope] = field(default_factory=dict)
+    _reporting: set[tuple[Round, Address, Digest]] = field(default_factory=set)
+    """What the machine is about to be told: it asks again while its queue is long."""
 
     def receive(self, update: bytes, origin: bytes) -> None:
         """Inline gossip."""
@@ -70,6 +72,8 @@ class Updates:
 
     async def want(self, want: WantUpdate, author: bytes | None) -> None:
         """author: its peer id, if it is known."""
+        if (want.round, want.author, want.update) in self._reporting:
+            return
         orphan = self._orphan(want.update)
         if orphan is not None:
             self.nursery.start_soon(self._report_held, want, orphan)
@@ -114,6 +118,16 @@ class Updates:
 
     async def _report_held(self, want: WantUpdate, update: bytes) -> None:
         """Stored before it counts as held: from here on others may ask for it, and aggregation relies on it."""
+        key = (want.round, want.author, want.update)
+        if key in self._reporting:
+            return
+        self._reporting.add(key)
+        try:
+            await self._store_and_report(want, update)
+        finally:
+            self._reporting.discard(key)
+
+    async def _store_and_report(self, want: WantUpdate, update: bytes) -> None:
         refusal = await self.workers.run(self.compute.refusal, update, want.round, want.author)
         if refusal is not None:
             self.event_log.refused[refusal] += 1

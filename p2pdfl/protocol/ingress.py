@@ -56,18 +56,12 @@ def _is_of_epoch(envelope: Envelope, config: RunConfig, members: EpochMembers | 
 
 
 def check_slot(envelope: Envelope, members: EpochMembers) -> None:
-    """Bounds the slots that a member has in a round, but for the views of an agreement, which `OpenRound` bounds."""
-    match envelope.kind:
-        case Kind.COMMIT | Kind.ACCUSE:
-            if envelope.view != 0:
-                raise Reject("view is not zero")
-        case Kind.JUDGE:
-            if envelope.view % params.MEMBER_COUNT_MAX >= members.count or (
-                envelope.view >= 2 * params.MEMBER_COUNT_MAX
-            ):
-                raise Reject("judge: no such case")
-        case _:
-            pass
+    """Bounds the slots that a member has in a round, beside those of the agreement, whose views grow."""
+    if envelope.kind != Kind.JUDGE:
+        if envelope.view != 0:
+            raise Reject("view is not zero")
+    elif envelope.view % params.MEMBER_COUNT_MAX >= members.count or envelope.view >= 2 * params.MEMBER_COUNT_MAX:
+        raise Reject("judge: no such case")
 
 
 def decode(packet: Packet) -> Payload:

@@ -20,6 +20,9 @@ from p2pdfl.protocol.refusal import Ahead, Ignore, Reject
 from p2pdfl.protocol.round import OpenRound
 from p2pdfl.protocol.signing import Output, Signing
 
+VIEW_KINDS = frozenset(map(int, (Kind.PROPOSE, Kind.NOTARIZE, Kind.CLOSE)))
+"""Those that have a view of the agreement."""
+
 
 class Intake:
     def __init__(
@@ -74,8 +77,12 @@ class Intake:
     def take(self, packet: Packet, sender: MemberIndex, now_ms: int) -> list[Output]:
         """A packet of this or a recent round, its signature verified.  Raises Refusal."""
         envelope = packet.envelope
-        self._check_slot(envelope)
-        is_own = self._epochs.lists[envelope.epoch].addresses[sender] == self._address
+        members = self._epochs.lists[envelope.epoch]
+        if envelope.kind in VIEW_KINDS:
+            self._check_view(envelope)
+        else:
+            check_slot(envelope, members)
+        is_own = members.addresses[sender] == self._address
         if is_own and self._signing.is_unknown(packet):
             self._signing.mute(self._epochs.latest_number())
         bodies = self._evidence_pool.bodies(envelope, sender)
@@ -93,11 +100,8 @@ class Intake:
             raise
         return [*self._record(packet, sender), *self._hand_on(packet, payload, sender, now_ms, is_own=is_own)]
 
-    def _check_slot(self, envelope: Envelope) -> None:
+    def _check_view(self, envelope: Envelope) -> None:
         """What is only too far ahead must be welcome later."""
-        check_slot(envelope, self._epochs.lists[envelope.epoch])
-        if envelope.kind not in (Kind.PROPOSE, Kind.NOTARIZE, Kind.CLOSE):
-            return
         if envelope.round == self._open.context.round:
             self._open.check_view(envelope.view)
             return
@@ -107,7 +111,7 @@ class Intake:
 
     def _check(self, envelope: Envelope, payload: Payload, sender: MemberIndex) -> None:
         """Raises Refusal for what is not worth taking."""
-        if isinstance(payload, Accuse | Judge):
+        if isinstance(payload, (Accuse, Judge)):
             self._court.check(envelope, payload, sender)
         elif envelope.round == self._open.context.round:
             self._open.check(payload, envelope.view, sender)
@@ -125,7 +129,7 @@ class Intake:
     def _hand_on(
         self, packet: Packet, payload: Payload, sender: MemberIndex, now_ms: int, *, is_own: bool
     ) -> list[Output]:
-        if isinstance(payload, Accuse | Judge):
+        if isinstance(payload, (Accuse, Judge)):
             self.is_settled = False
             return self._court.take(packet, payload, sender)
         if packet.envelope.round == self._open.context.round:

@@ -56,8 +56,9 @@ from p2pdfl.scenario.summary import Summary, describe_end, summarize
 
 POLL_S = 0.2
 FIRST_ADDRESS_S = 60.0
-LINGER_S = 60
-"""How long a peer that is done goes on answering others; the runner ends it as soon as nobody needs it."""
+LINGER_S = 3600
+"""How long a peer that is done goes on answering others, one that has to catch up on a slow machine among them; the
+runner ends it as soon as nobody needs it."""
 
 
 class RunFailed(Exception):

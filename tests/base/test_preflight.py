@@ -45,6 +45,7 @@ def test_python_without_assertions_is_refused(statement: str) -> None:
     assert "does not run under `python -O`" in finished.stderr
 
 
+@pytest.mark.slow
 def test_nested_values_from_outside_end_in_an_error_not_in_a_crash() -> None:
     """Importing the chain's libraries raises the recursion limit a hundredfold; the check puts it back."""
     program = "import sys, web3; from p2pdfl.base import preflight; preflight.check(); print(sys.getrecursionlimit())"

@@ -25,7 +25,7 @@ from p2pdfl.node.compute import Compute
 from p2pdfl.node.node import Node, NodeResult
 from p2pdfl.node.resync import RESYNC_PROTOCOL, Resync, Turn
 from p2pdfl.node.store import Store, StoreError
-from p2pdfl.protocol.events import CertificateReceived, Event, PacketReceived, Tick
+from p2pdfl.protocol.events import CertificateReceived, Event, PacketReceived, Resynced, Tick
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -155,6 +155,22 @@ async def test_time_goes_on_although_messages_never_end(tmp_path: Path) -> None:
                 one.run.start(now_ms=-one.event_log.now_ms - 100_000)
                 assert isinstance(await one.node._next_event(), Tick)
                 assert one.node._events.statistics().current_buffer_used == 1
+
+
+async def test_messages_are_taken_although_deadlines_never_end(tmp_path: Path) -> None:
+    """As on a disk so slow that a deadline's effects outlast the next one: no message would be taken any more."""
+    with place(tmp_path, measured(members_min=1)) as at:
+        at.register("ada", b"ada's peer id")
+        at.start("ada")
+        async with network("alone") as alone:
+            with member(at, "ada", alone) as one:
+                inbox, one.node._events = trio.open_memory_channel[Event](2)
+                messages = [Resynced(round=1), Resynced(round=2)]
+                for message in messages:
+                    inbox.send_nowait(message)
+                one.run.start(now_ms=-one.event_log.now_ms - 100_000)
+                events = [await one.node._next_event() for _ in range(5)]
+                assert events == [Tick(), *messages, Tick(), Tick()]
 
 
 async def test_an_answer_shows_nothing_that_the_disk_does_not_have_yet(

@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from p2pdfl.base.codec import body_digest, digest_of, encode
-from p2pdfl.base.types import Ballot, Certificate, Close, Contents, Envelope, Kind, Notarize, Packet, Payload, Propose
+from p2pdfl.base.codec import body_digest, decode_payload, digest_of, encode
+from p2pdfl.base.types import (
+    Ballot,
+    Certificate,
+    Close,
+    Commit,
+    Contents,
+    Envelope,
+    Kind,
+    Notarize,
+    Packet,
+    Payload,
+    Propose,
+)
 from p2pdfl.crypto.envelope import Signer, head_digest
-from p2pdfl.protocol.events import CheckCommits, CommitsChecked, Effect, Event, PacketReceived
+from p2pdfl.protocol.events import Aggregated, CheckCommits, CommitsChecked, Effect, Event, PacketReceived, Send
 from p2pdfl.protocol.refusal import Refusal, Reject
 from p2pdfl.protocol.round import Phase
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.sharing import check_commits
 from p2pdfl.protocol.view import RoundView
+from p2pdfl.sim.network import PlainNetwork
 from p2pdfl.sim.world import World, stand_in_task
 
 N = 4
@@ -121,3 +134,50 @@ def in_commit_phase(round: int) -> Callable[[RoundView], bool]:
 
 def in_propose_phase(round: int) -> Callable[[RoundView], bool]:
     return lambda now: now.context.round == round and now.phase is Phase.PROPOSE
+
+
+# --- what tests begin with -----------------------------------------------------------------
+
+
+def proposing(round: int = 1, **task: Any) -> Stage:
+    """Everything of the round held, nothing proposed, and member 0 does not lead view 0."""
+    stages = (Stage(until=in_propose_phase(round), seed=seed, **task) for seed in range(4, 12))
+    return next(stage for stage in stages if stage.leader() != 0)
+
+
+def sent(effects: list[Effect], kind: Kind) -> list[Packet]:
+    return [
+        effect.packet for effect in effects if isinstance(effect, Send) and effect.packet.envelope.kind == int(kind)
+    ]
+
+
+def commits_of(stage: Stage, member: int) -> list[tuple[Packet, Commit]]:
+    return [(held.packet, held.commit) for held in stage.open.commits.values() if held.member == member]
+
+
+def with_state(stage: Stage) -> Propose:
+    """A proposal whose state this member computes too."""
+    propose = stage.proposal()
+    state = b"\x44" * 32
+    if propose.contents.updates not in stage.open.states:
+        stage.take(Aggregated(round=stage.run.round, updates=propose.contents.updates, state=state))
+    return stage.proposal()
+
+
+def fresh_commit(stage: Stage, member: int, **changes: Any) -> Packet:
+    """What the member sent in round 0, or that with changes."""
+    peer = stage.world.peers[member]
+    found = next(packet for packet in peer.sent if packet.envelope.kind == Kind.COMMIT and packet.envelope.round == 0)
+    commit = decode_payload(found)
+    assert isinstance(commit, Commit)
+    return stage.packet(member, commit.replace(**changes))
+
+
+def quiet() -> Stage:
+    """Round 0, and everybody else's COMMIT known to the test but not to member 0."""
+    stage = Stage(until=in_commit_phase(0), seed=5, audit_fraction=0.0)
+    world = stage.world
+    world.network = PlainNetwork(latency_ms=(5, 40), is_lost=lambda sender, receiver, now_ms: receiver == 0)
+    world.run(until_ms=60, until=lambda: all(peer.sent for peer in world.peers[1:]))
+    stage.now_ms = world.now_ms
+    return stage

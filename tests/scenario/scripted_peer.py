@@ -41,10 +41,14 @@ def main(argv: list[str]) -> int:
         address = "0x" + options.name.encode().hex().rjust(40, "0")
         log.write("started", {"address": address, "peer_id": ""})
         log.write("phase", {"round": 0, "view": 0, "phase": "train"})
+        if script == "die" and options.name == "peer1":
+            raise RuntimeError("the disk is full of eels")
         if script == "rush":
             for round, phase in product(range(1, RUSHED_ROUNDS), PHASES):
                 log.write("phase", {"round": round, "view": 0, "phase": phase})
-    if script == "die" and options.name == "peer1":
-        raise RuntimeError("the disk is full of eels")
+        if script != "stall":
+            result = {"name": options.name, "address": address, "rounds": 0, "state": "", "heads": {}}
+            (options.home / "result.json").write_text(json.dumps(result))
+            log.write("finished", {})
     threading.Event().wait()
     return 0

@@ -15,8 +15,7 @@ from p2pdfl.sim.learning import StandIn
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.world import World, stand_in_task
 
-from .stage import Stage, head_of, in_commit_phase, in_propose_phase, with_contents
-from .test_run import sent, with_state
+from .stage import Stage, head_of, in_commit_phase, in_propose_phase, sent, with_contents, with_state
 
 AUDITED_ROUND, ROUND = 0, 2
 

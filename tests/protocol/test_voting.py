@@ -1,17 +1,86 @@
-"""What a vote for a head rests on is on disk before the vote leaves, so that a restart can show it (DESIGN 3.7).
-
-Whoever voted for a head can't skip its view any more.  If all members go down, those that come back must be able to
-show the notarization, and to compute the head again.
-"""
+"""What a member proposes, notarizes and closes, and what that rests on."""
 
 from __future__ import annotations
 
-from p2pdfl.base.codec import decode_payload
-from p2pdfl.base.types import ZERO_DIGEST, Close, Kind, Notarize, Propose
-from p2pdfl.protocol.events import CertificateReceived, Effect, KeepNotarized, PacketReceived, Send, Tick
+from typing import Any
 
-from .stage import Stage, head_of, with_contents
-from .test_run import proposing, with_state
+import pytest
+
+from p2pdfl.base.codec import decode_payload
+from p2pdfl.base.types import ZERO_DIGEST, Close, CommitEntry, Kind, Notarize, Propose
+from p2pdfl.protocol.events import (
+    Aggregated,
+    CertificateReceived,
+    Effect,
+    KeepNotarized,
+    PacketReceived,
+    Resync,
+    Send,
+    Tick,
+)
+
+from .members import OTHER
+from .stage import Stage, head_of, proposing, sent, with_contents, with_state
+
+
+def test_a_proposal_whose_head_follows_is_notarized() -> None:
+    stage = proposing()
+    propose = with_state(stage)
+    effects = stage.take(stage.packet(stage.leader(), propose))
+    assert [decode_payload(packet) for packet in sent(effects, Kind.NOTARIZE)] == [Notarize(head=head_of(propose))]
+
+
+def test_one_head_is_notarized_per_view() -> None:
+    stage = proposing(audit_fraction=0.0)
+    propose = with_state(stage)
+    stage.take(stage.packet(stage.leader(), propose))
+    fewer = with_contents(propose, updates=propose.contents.updates[:1])
+    assert sent(stage.take(stage.packet(stage.leader(), fewer)), Kind.NOTARIZE) == []
+
+
+@pytest.mark.parametrize("field", ["state", "next_members", "chain_block"])
+def test_a_head_that_does_not_follow_is_not_notarized(field: str) -> None:
+    stage = proposing()
+    propose = with_state(stage)
+    wrong = propose.replace(head=propose.head.replace(**{field: OTHER}))
+    assert sent(stage.take(stage.packet(stage.leader(), wrong)), Kind.NOTARIZE) == []
+
+
+@pytest.mark.parametrize("what", ["commit", "update"])
+def test_a_fresh_proposal_that_omits_what_was_held_in_time_is_refused_in_views_below_n(what: str) -> None:
+    stage = proposing(audit_fraction=0.0)
+    contents = with_state(stage).contents
+    omitted: dict[str, Any] = {"updates": contents.updates[1:]}
+    if what == "commit":
+        omitted["commits"] = contents.commits[1:]
+    propose = with_contents(stage.proposal(), **omitted)
+    stage.take(Aggregated(round=1, updates=propose.contents.updates, state=propose.head.state))
+    for view in range(5):
+        skips = tuple(stage.certificate(Close(head=ZERO_DIGEST), [1, 2, 3], view=earlier) for earlier in range(view))
+        leader = stage.leader(view)
+        if leader == 0:
+            for skip in skips:
+                stage.reason(CertificateReceived(certificate=skip))
+            continue
+        effects = stage.take(stage.packet(leader, propose.replace(skips=skips), view=view))
+        assert len(sent(effects, Kind.NOTARIZE)) == (1 if view >= 4 else 0)
+    assert stage.open.view == 4
+
+
+def test_a_proposal_that_waits_does_not_hide_the_other_one_of_its_leader() -> None:
+    stage = proposing()
+    propose = with_state(stage)
+    commits = propose.contents.commits
+    unknown = with_contents(propose, commits=(CommitEntry(member=commits[0].member, body=OTHER), *commits[1:]))
+    effects = stage.take(stage.packet(stage.leader(), unknown))
+    assert Resync(round=1) in effects
+    assert sent(stage.take(stage.packet(stage.leader(), propose)), Kind.NOTARIZE) != []
+
+
+# --- what a vote rests on ------------------------------------------------------------------------------------------
+#
+# Whoever voted for a head can't skip its view any more.  If all members go down, those that come back must be able to
+# show the notarization, and to compute the head again (DESIGN 3.7).
 
 
 def a_vote_for_a_head() -> tuple[Stage, Propose, list[Effect]]:
