@@ -143,14 +143,14 @@ class Trial:
     def _pytest(self, stage: Stage, *, cpu_s: int = 1200) -> Finished:
         return self._python(
             *("-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"),
-            *("--hypothesis-profile=ci", "-m", stage.marks, *stage.tests),
+            *("-p", "mutants.ordered", "--hypothesis-profile=ci", "-m", stage.marks, *stage.tests),
             cpu_s=cpu_s,
         )
 
     def _python(self, *arguments: str, cpu_s: int = 60) -> Finished:
         environment = {
             **os.environ,
-            "PYTHONPATH": str(self.tree),
+            "PYTHONPATH": f"{self.tree}:{self.tree / 'tests'}",
             # what a mutant compiles to must not outlive it
             "PYTHONDONTWRITEBYTECODE": "1" if self.took_s else "",
             "OPENBLAS_NUM_THREADS": "1",
