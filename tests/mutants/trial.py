@@ -33,7 +33,7 @@ SIMULATED = (
     "tests/sim/test_joining.py",
     "tests/sim/test_hunt.py::test_a_drawn_run_holds",
 )
-BROADEST = {"protocol": ("tests/protocol/test_run.py", "tests/protocol/test_accusations.py")}
+BROADEST = {"protocol": ("tests/protocol/test_voting.py", "tests/protocol/test_court.py")}
 """Those that come by most of a room's lines: first after a module's own."""
 AFTER_THE_ROOM = {
     "protocol": ("tests/wire", *SIMULATED),
