@@ -8,6 +8,7 @@ RUN ?=
 ARGS ?=
 MINUTES ?= 10
 SEED ?= 1
+COUNT ?= 60
 SEEDS ?=
 PEERS ?=
 ROUNDS ?=
@@ -17,8 +18,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-LONG_TESTS := tests/net/hostile tests/net/test_nat.py tests/net/peers/test_circuit.py tests/test_doctor.py \
-	tests/scenario/test_long_scenarios.py
+# Files in the order of tests/conftest.py, not by their number of tests.
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -58,12 +59,16 @@ verify: $(READY) ## RUN=runs/NAME: check a finished run again; ARGS='--replay 20
 	@$(BIN)/p2pdfl verify '$(RUN)' $(ARGS)
 
 .PHONY: test
-test: $(READY) ## all tests but those of test-long; ARGS='-m "not slow"' and the like go to pytest
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=,$(LONG_TESTS)) $(ARGS)
+test: $(READY) ## all tests but those of test-long; ARGS='-k beacon' and the like go to pytest
+	@$(PYTEST) -m 'not long' $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(READY) ## those without sockets and processes that take less than 0.25 s each: under a minute
+	@$(PYTEST) -m 'not (slow or net or scenario)' --durations 5 --durations-min 0.25 $(ARGS)
 
 .PHONY: test-long
-test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor, churn, partitions, chain outages: minutes each
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(LONG_TESTS) $(ARGS)
+test-long: $(READY) ## hostile peers at every layer, routers, relays, the doctor, most scenarios: a quarter of an hour
+	@$(PYTEST) -m long $(ARGS)
 
 .PHONY: check
 check: static test ## format, lint, types, import rules, contract artefact, tests
@@ -144,6 +149,10 @@ bench: $(READY) ## what a round costs a peer, part by part; gossip beside the li
 fuzz: $(READY) ## MINUTES=10: what strangers' bytes can do to the codec, gossip's frames, pulls and updates, by coverage
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -e '.[fuzz]'
 	@cd tests && PYTHONPATH=..:. ../$(BIN)/python -m fuzz --minutes '$(MINUTES)' $(ARGS)
+
+.PHONY: mutants
+mutants: $(READY) ## SEED=1 COUNT=60: random one-line mutants of protocol/ and crypto/, and named ones: which do the tests miss?
+	@cd tests && PYTHONPATH=..:. ../$(BIN)/python -m mutants --seed '$(SEED)' --count '$(COUNT)' $(ARGS)
 
 .PHONY: clean
 clean: ## remove what make made: .venv, caches; runs/ stays

@@ -1,10 +1,13 @@
-"""Scenarios side by side: what a round costs on a bad path and on loopback, among 8 peers and among 16.
+"""Scenarios side by side: how often they come out as they expect, and what a round costs.
 
     python benchmarks/scenarios.py bad_path_loopback bad_path
     python benchmarks/scenarios.py honest sixteen thirtytwo --runs 3
+    python benchmarks/scenarios.py --runs 5 --busy 2
 
-One after the other, each in processes of its own; several runs of each take turns.  Seconds and bytes are medians over
-runs of what summary.json has.  Exits with 1 if a run did not come out as its scenario expects.
+One after the other, each in processes of its own; several runs of each take turns.  Without a name it is all that there
+are.  --busy: beside so many loops that keep a core busy, as on a loaded machine.  Seconds and bytes are medians over
+runs of what summary.json has.  Exits with 1 if a run did not come out as its scenario expects; with --out, what it left
+behind stays there, as does every other last run of a scenario.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -23,35 +27,60 @@ from rich.table import Table
 from p2pdfl.scenario import spec
 from p2pdfl.scenario.summary import Summary
 
-ROWS: dict[str, Callable[[Summary], float | None]] = {
-    "seconds of a training round": lambda summary: summary.round_seconds,
-    "seconds of a closing round": lambda summary: summary.closing_round_seconds,
-    "kB sent per peer and round": lambda summary: (summary.bytes_sent_per_peer_per_round or 0) / 1000,
+COLUMNS: dict[str, Callable[[Summary], float | None]] = {
+    "training round (s)": lambda summary: summary.round_seconds,
+    "closing round (s)": lambda summary: summary.closing_round_seconds,
+    "sent per peer and round (kB)": lambda summary: (summary.bytes_sent_per_peer_per_round or 0) / 1000,
     "rounds closed late": lambda summary: summary.late_rounds,
     "COMMITs missing": lambda summary: summary.missing_commits,
     "final accuracy": lambda summary: summary.final_accuracy,
-    "seconds in all": lambda summary: summary.wall_seconds,
+    "in all (s)": lambda summary: summary.wall_seconds,
 }
+SCENARIOS = Path("scenarios")
+FILE_WIDTH = 200
+"""Where the table goes into a file."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="+", metavar="FILE_OR_NAME")
+    parser.add_argument("names", nargs="*", metavar="FILE_OR_NAME", help="default: all in scenarios/")
     parser.add_argument("--runs", type=int, default=1, help="of each (default: %(default)s)")
+    parser.add_argument("--busy", type=int, default=0, help="loops that compute beside them (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="keep the last run of each, and every one that failed, there")
     options = parser.parse_args()
-    summaries: dict[str, list[Summary]] = {name: [] for name in options.names}
-    with tempfile.TemporaryDirectory(prefix="p2pdfl-scenarios-") as out:
-        for _ in range(options.runs):
-            for name in options.names:
-                summary = run(name, Path(out))
+    names = options.names or [path.stem for path in sorted(SCENARIOS.glob("*.toml"))]
+    summaries: dict[str, list[Summary]] = {name: [] for name in names}
+    lacking: set[str] = set()
+    with ExitStack() as running:
+        out = options.out or Path(running.enter_context(tempfile.TemporaryDirectory(prefix="p2pdfl-scenarios-")))
+        for number in range(options.runs):
+            for name in names:
+                with busy(options.busy):
+                    summary = run(name, out)
                 if summary is None:
-                    return 1
+                    lacking.add(name)
+                    continue
                 summaries[name].append(summary)
-    Console().print(table(summaries))
-    failed = [name for name, runs in summaries.items() if not all(summary.ok for summary in runs)]
+                if not summary.ok:
+                    tell_failure(name, summary)
+                    (out / summary.scenario).rename(out / f"{summary.scenario}.failed.{number}")
+    console = Console()
+    (console if console.is_terminal else Console(width=FILE_WIDTH)).print(table(summaries, options.runs))
+    failed = [name for name, runs in summaries.items() if name in lacking or not all(summary.ok for summary in runs)]
     if failed:
         print(f"not as expected: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def run(name: str, out: Path) -> Summary | None:
@@ -65,16 +94,24 @@ def run(name: str, out: Path) -> Summary | None:
     return Summary.model_validate_json(path.read_bytes())
 
 
-def table(summaries: dict[str, list[Summary]]) -> Table:
+def tell_failure(name: str, summary: Summary) -> None:
+    for item in summary.expected:
+        if not item.held:
+            print(f"{name}: {item.what}: expected {item.expected}, seen {item.seen}", file=sys.stderr, flush=True)
+
+
+def table(summaries: dict[str, list[Summary]], runs: int) -> Table:
     result = Table(title="scenarios, medians", title_justify="left")
-    result.add_column("")
-    for name in summaries:
-        result.add_column(name, justify="right")
-    result.add_row("peers", *(str(len(runs[0].peers)) for runs in summaries.values()))
-    result.add_row("network", *(str(runs[0].conditions or runs[0].network) for runs in summaries.values()))
-    result.add_row("as expected", *("yes" if all(run.ok for run in runs) else "NO" for runs in summaries.values()))
-    for what, value in ROWS.items():
-        result.add_row(what, *(_cell([value(run) for run in runs]) for runs in summaries.values()))
+    for heading in ("", "peers", "network", "as expected", *COLUMNS):
+        result.add_column(heading, justify="left" if heading in ("", "network") else "right")
+    for name, found in summaries.items():
+        if not found:
+            result.add_row(name, "", "", f"0 of {runs}")
+            continue
+        network = str(found[0].conditions or found[0].network)
+        held = f"{sum(summary.ok for summary in found)} of {runs}"
+        figures = (_cell([value(summary) for summary in found]) for value in COLUMNS.values())
+        result.add_row(name, str(len(found[0].peers)), network, held, *figures)
     return result
 
 

@@ -75,4 +75,4 @@ fi
 # on: that would replace torch.
 "$VENV/bin/python" -m pip install --disable-pip-version-check --no-deps --upgrade --target "$VENV/oracle" byzfl==0.0.11
 
-"$VENV/bin/python" -c 'from p2pdfl import runtime; runtime.check()'
+"$VENV/bin/python" -c 'from p2pdfl.base import preflight; preflight.check()'

@@ -38,7 +38,7 @@ from p2pdfl.doctor.finding import Finding, Level
 from p2pdfl.net import Network, open_network
 from p2pdfl.net.libp2p import adapter
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 

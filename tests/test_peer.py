@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,21 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskFile]:
     directory = tmp_path_factory.mktemp("chain")
     with place(directory, measured(members_min=1, name="alone")) as at:
         yield TaskFile(task=at.task, chain=at.deployment)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TaskFile, Path]]:
+    """A task that its only member has been through, and that member's home: not to be written to."""
+    directory = tmp_path_factory.mktemp("finished")
+    with place(directory, measured(members_min=1, name="alone")) as at:
+        file = TaskFile(task=at.task, chain=at.deployment)
+        task.save(directory / "task.toml", file)
+        home = directory / "home"
+        command = ["--task", str(directory / "task.toml"), "--home", str(home), "--linger", "0", "--fund"]
+        with redirect_stderr(io.StringIO()) as said:
+            assert peer.main(command) == 0
+        assert said.getvalue() == ""
+        yield file, home
 
 
 @pytest.fixture
@@ -195,26 +213,26 @@ def test_a_metrics_port_in_use(run: Run, published: TaskFile) -> None:
 
 @pytest.mark.net
 @pytest.mark.slow
-def test_a_whole_run_and_the_same_command_again_come_to_the_same_end(
-    run: Run, tmp_path: Path, published: TaskFile
+def test_the_same_command_again_comes_to_the_same_end(
+    run: Run, tmp_path: Path, finished: tuple[TaskFile, Path]
 ) -> None:
-    with place(tmp_path, published.task) as at:
-        file = TaskFile(task=at.task, chain=at.deployment)
-        assert run(file, "--fund") == (0, "")
-        result = json.loads((tmp_path / "home" / "result.json").read_text())
-        assert result["rounds"] == 5
-        assert run(file)[0] == 0
-        again = json.loads((tmp_path / "home" / "result.json").read_text())
-        assert (again["heads"], again["state"]) == (result["heads"], result["state"])
+    file, home = finished
+    shutil.copytree(home, tmp_path / "home")
+    result = json.loads((home / "result.json").read_text())
+    assert result["rounds"] == 5
+    (tmp_path / "home" / "result.json").unlink()
+    assert run(file) == (0, "")
+    again = json.loads((tmp_path / "home" / "result.json").read_text())
+    assert (again["heads"], again["state"]) == (result["heads"], result["state"])
 
 
 @pytest.mark.net
 @pytest.mark.slow
-def test_a_home_of_another_task(run: Run, tmp_path: Path, published: TaskFile) -> None:
-    with place(tmp_path, published.task) as at:
-        assert run(TaskFile(task=at.task, chain=at.deployment), "--fund")[0] == 0
-        other = measured(members_min=1, name="other")
-        assert_one_line(run(TaskFile(task=other, chain=at.deployment)), 3, "belongs to another task")
+def test_a_home_of_another_task(run: Run, tmp_path: Path, finished: tuple[TaskFile, Path]) -> None:
+    file, home = finished
+    shutil.copytree(home, tmp_path / "home")
+    other = measured(members_min=1, name="other")
+    assert_one_line(run(TaskFile(task=other, chain=file.chain)), 3, "belongs to another task")
 
 
 class Peer:
@@ -228,9 +246,9 @@ class Peer:
             "-m",
             "p2pdfl.peer",
             "--task",
-            directory / "task.toml",
+            str(directory / "task.toml"),
             "--home",
-            self.home,
+            str(self.home),
             "--fund",
             *arguments,
         ]
@@ -247,6 +265,7 @@ class Peer:
         """Reads what it says up to a line with this text."""
         assert self.process.stdout is not None
         said = ""
+        line: str
         for line in self.process.stdout:
             said += line
             if text in line:
@@ -303,7 +322,7 @@ def test_a_signal_while_others_are_awaited(tmp_path: Path) -> None:
 
 @pytest.mark.net
 @pytest.mark.slow
-def test_metrics_are_served_while_it_runs_and_stop_with_it(tmp_path: Path) -> None:
+def test_metrics_are_served_and_a_signal_after_the_last_round_ends_it_well(tmp_path: Path) -> None:
     with (
         place(tmp_path, measured(members_min=1)) as at,
         Peer(tmp_path, TaskFile(task=at.task, chain=at.deployment), "--linger", "60", "--metrics", "0") as one,
@@ -318,20 +337,9 @@ def test_metrics_are_served_while_it_runs_and_stop_with_it(tmp_path: Path) -> No
         assert "p2pdfl_network_bytes_sent_total" in told
         assert 'p2pdfl_seconds_total{activity="train"}' in told
         assert f'task="{at.task.task_id().hex()}"' in text
-        assert_stopped(one.end(signal.SIGINT), 0)
+        assert_stopped(one.end(signal.SIGTERM), 0)
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(url, timeout=5)
-
-
-@pytest.mark.net
-@pytest.mark.slow
-def test_a_signal_after_the_last_round_ends_it_well(tmp_path: Path) -> None:
-    with (
-        place(tmp_path, measured(members_min=1)) as at,
-        Peer(tmp_path, TaskFile(task=at.task, chain=at.deployment), "--linger", "60") as one,
-    ):
-        one.until("finished 5 rounds")
-        assert_stopped(one.end(signal.SIGTERM), 0)
 
 
 @pytest.mark.net
@@ -359,19 +367,18 @@ def rounds_told(home: Path) -> dict[str, str]:
 
 @pytest.mark.net
 @pytest.mark.slow
-def test_without_its_store_a_registered_peer_signs_nothing_also_when_started_again(run: Run, tmp_path: Path) -> None:
-    with place(tmp_path, measured(members_min=1)) as at:
-        file = TaskFile(task=at.task, chain=at.deployment)
-        assert run(file, "--fund")[0] == 0
-        for path in (tmp_path / "home").glob("store.sqlite*"):
-            path.unlink()
-        for _ in range(2):
-            with Peer(tmp_path, file) as one:
-                said = one.until("the store was lost")
-                assert "registered with" not in said
-                assert_stopped(one.end(signal.SIGTERM), 130)
-            with Store(one.home / "store.sqlite") as store:
-                assert store.envelopes(0) == ()
+def test_without_its_store_a_registered_peer_signs_nothing_also_when_started_again(
+    tmp_path: Path, finished: tuple[TaskFile, Path]
+) -> None:
+    file, home = finished
+    shutil.copytree(home, tmp_path / "home", ignore=shutil.ignore_patterns("store.sqlite*"))
+    for _ in range(2):
+        with Peer(tmp_path, file) as one:
+            said = one.until("the store was lost")
+            assert "registered with" not in said
+            assert_stopped(one.end(signal.SIGTERM), 130)
+        with Store(one.home / "store.sqlite") as store:
+            assert store.envelopes(0) == ()
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def find(name_or_path: str, kind: str, folder: str, refusal: type[ValueError]) -
     path = Path(name_or_path)
     if path.is_file():
         return path
-    folders = (Path(folder), Path(__file__).resolve().parents[1] / folder)
+    folders = (Path(folder), Path(__file__).resolve().parents[2] / folder)
     for place in folders:
         candidate = place / f"{name_or_path}.toml"
         if candidate.is_file():

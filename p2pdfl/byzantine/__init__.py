@@ -1,4 +1,4 @@
-"""Every attacker that a peer's process can be; honest code knows of none of them (DESIGN 8).
+"""Every attacker that a peer's process can be; honest code knows of none of them (ARCHITECTURE).
 
 machine.py   START HERE: the honest machine, wrapped, with its effects and events rewritten
 updates.py   the bytes that it sends for an update; attacks.py has the papers' formulas

@@ -1,4 +1,4 @@
-"""Byzantine members: the honest machine, wrapped, with its effects and events rewritten (DESIGN 8).
+"""Byzantine members: the honest machine, wrapped, with its effects and events rewritten (ARCHITECTURE).
 
 Honest code has no hooks for this.  A behaviour cheats in one way from its round on, in every round or every k-th, and
 is otherwise an honest member, which is the hardest kind to find.
@@ -213,8 +213,8 @@ class ByzantineMachine:
 
     def _poison(self, effect: Train) -> Poison:
         run, deviation = self.run, self.deviation
-        now = run._now.context
-        round = now if now.round == effect.round else run._history[effect.round]
+        now = run.open_round.context
+        round = now if now.round == effect.round else run.closed[effect.round]
         authors = [round.epoch.addresses[member] for member in sorted(round.assignment.trainers)]
         return Poison(
             round=effect.round,
@@ -224,9 +224,9 @@ class ByzantineMachine:
             factor=deviation.factor,
             is_active=deviation.is_active(effect.round),
             others=tuple(
-                (author, batch_seed(round.beacon, run.setup.task_id, effect.round, author))
+                (author, batch_seed(round.beacon, run.config.task_id, effect.round, author))
                 for author in authors
-                if author != run.setup.address and author not in deviation.colluders
+                if author != run.address and author not in deviation.colluders
             ),
         )
 
@@ -253,9 +253,8 @@ class ByzantineMachine:
         return [effect, Send(packet=self._sign(envelope, other))]
 
     def _sign(self, envelope: Envelope, commit: Commit) -> Packet:
-        setup = self.run.setup
-        signed = envelope.replace(body=body_digest(commit))
-        return Packet(envelope=signed, signature=setup.signer.sign(setup.domain, signed), payload=encode(commit))
+        run, signed = self.run, envelope.replace(body=body_digest(commit))
+        return Packet(envelope=signed, signature=run.signer.sign(run.config.domain, signed), payload=encode(commit))
 
 
 def _commit_of(packet: Packet) -> Commit:

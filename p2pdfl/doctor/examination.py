@@ -197,7 +197,7 @@ def _peer_of(home: Path | None) -> _Peer:
 
 
 def _told(event: dict[str, Any]) -> Reachability | None:
-    """The journal's event, back from its words."""
+    """The event log's line, back from its words."""
     if not event:
         return None
     by_words = {failure.words: failure for failure in Failure}

@@ -24,7 +24,7 @@ from p2pdfl.net.peers.probe import Failure, probe
 from p2pdfl.node import status_file
 
 OTHER_FILES = 64
-"""Open files besides connections: store, journal, chain, libraries."""
+"""Open files besides connections: store, event log, chain, libraries."""
 
 
 def installation() -> Iterator[Finding]:

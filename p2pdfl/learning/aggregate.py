@@ -60,7 +60,7 @@ def aggregate(rule: str, updates: Sequence[Quantized]) -> Vector:
 
 
 def byzantine_count_max(update_count: int) -> int:
-    """f_agg: how many bad ones among the valid updates the rules are built to bear (DESIGN 2)."""
+    """f_agg: how many bad ones among the valid updates the rules are built to tolerate (DESIGN 2)."""
     return max(0, (update_count - 1) // 2)
 
 

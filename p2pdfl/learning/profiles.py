@@ -42,7 +42,8 @@ class Arithmetic:
         """
         torch.set_num_threads(self.threads)  # sums split over threads round differently
         torch.set_flush_denormal(False)
-        torch.use_deterministic_algorithms(self.threads == 1 and self.device.type == "cpu")
+        # what use_deterministic_algorithms does too, but that imports torch's compiler: a second of each peer's start
+        torch.set_deterministic_debug_mode("error" if self.threads == 1 and self.device.type == "cpu" else "default")
         # a GPU's TensorFloat-32, which convolutions take unless told not to, has 10 bits
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False

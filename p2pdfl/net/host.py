@@ -66,7 +66,7 @@ async def open_network(
     entropy: Entropy = secrets.token_bytes,
     limits: Limits | None = None,
 ) -> AsyncIterator[Network]:
-    """Listens, dials, looks for peers and gossips until the block ends; then closes within `limits.close_s`.
+    """Listens, dials, looks for peers and gossips until the block ends; then closes within `Limits.close_s`.
 
     When the library fails as a whole it is started again, with the same key, addresses, members and handlers, and the
     same Network goes on; meanwhile publications are dropped and requests raise Unreachable.
@@ -400,7 +400,7 @@ class Network:
             await self._gossip.changed.wait()
 
     async def publish(self, data: bytes) -> None:
-        """Raises ValueError above `limits.message_bytes_max`.  Never waits for a slow peer."""
+        """Raises ValueError above `Limits.message_bytes_max`.  Never waits for a slow peer."""
         await self._gossip.send(data)
 
     async def request(

@@ -53,7 +53,7 @@ class EventLog:
 
     @property
     def now_ms(self) -> int:
-        """Since this journal was opened, on the monotonic clock."""
+        """Since this log was opened, on the monotonic clock."""
         return int((self._clock.monotonic() - self._start_s) * 1000)
 
     def write(self, event: str, fields: Mapping[str, Value]) -> None:

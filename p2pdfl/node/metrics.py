@@ -1,6 +1,6 @@
 """What a peer counts, for Prometheus: text over HTTP, asked for, never pushed.
 
-Nothing is counted twice: a scrape reads the counters that the network and the journal keep anyway.  Served from the
+Nothing is counted twice: a scrape reads the counters that the network and the event log keep anyway.  Served from the
 peer's own trio loop, by a server that does no more than this needs: a scrape takes a millisecond, and whoever connects
 gets one answer and one deadline.
 """
@@ -66,7 +66,7 @@ class Metrics(Collector):
         self._last_round: dict[str, float] = {}
 
     def hear(self, event: str, fields: Mapping[str, Value]) -> None:
-        """The journal's events: what round, view and phase this peer is in, and how the last round went."""
+        """The event log's lines: what round, view and phase this peer is in, and how the last round went."""
         if event == "phase":
             self._phase = str(fields["phase"])
             self._now = {name: int(str(fields[name])) for name in ("round", "view")}

@@ -1,4 +1,4 @@
-"""The only loop: events in, effects performed (DESIGN 8).
+"""The only loop: events in, effects performed (ARCHITECTURE).
 
 `Node.run` feeds the protocol machine with what arrives (gossip, finished work, chain, time) and performs what it
 returns.  Training and cryptography run in worker threads and come back as events; chain transactions run beside the

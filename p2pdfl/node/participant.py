@@ -30,7 +30,7 @@ from p2pdfl.node.node import Node, NodeResult, admit
 from p2pdfl.node.ports import Chain, Connect, Machine, Network, Workers
 from p2pdfl.node.registration import Registrar
 from p2pdfl.node.store import Store
-from p2pdfl.protocol.config import Setup
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.protocol.start import Genesis
@@ -77,15 +77,9 @@ class Participant:
             self.say("the store was lost: this peer follows, and signs nothing before an epoch that is chosen later")
         if not self.home.signed:
             await self._connect(genesis)
-        setup = Setup(
-            task=self.task,
-            task_id=self.task.task_id(),
-            domain=self.chain.domain,
-            signer=Signer(self.home.keys.chain_secret),
-            sharing=self.sharing,
-        )
-        compute = self.parts.compute(self.learner, setup.task_id, self.home.keys, self.entropy, self.sharing)
-        node = self._node(setup, compute, await self._position(setup, genesis, compute))
+        config = RunConfig(task=self.task, task_id=self.task.task_id(), domain=self.chain.domain, sharing=self.sharing)
+        compute = self.parts.compute(self.learner, config.task_id, self.home.keys, self.entropy, self.sharing)
+        node = self._node(config, compute, await self._position(config, genesis, compute))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch_connections, self.network, self.home.event_log)
             await node.run(on_result=self.on_result, linger_s=self.linger_s)
@@ -112,9 +106,9 @@ class Participant:
         self.home.event_log.write("connected", {"count": count})
         self.say(f"connected to {count} of {others} other members")
 
-    async def _position(self, setup: Setup, genesis: Genesis, compute: Compute) -> Position:
+    async def _position(self, config: RunConfig, genesis: Genesis, compute: Compute) -> Position:
         return await CheckpointSync(
-            config=setup,
+            config=config,
             genesis=genesis,
             chain=self.chain,
             store=self.home.store,
@@ -125,9 +119,9 @@ class Participant:
             rng=self.rng,
         ).position()
 
-    def _node(self, setup: Setup, compute: Compute, position: Position) -> Node:
+    def _node(self, config: RunConfig, compute: Compute, position: Position) -> Node:
         home = self.home
-        run = Run(setup, position.start, None if home.is_store_lost else home.signed)
+        run = Run(config, Signer(home.keys.chain_secret), position.start, None if home.is_store_lost else home.signed)
         return Node(
             machine=self.parts.machine(run),
             compute=compute,
@@ -139,7 +133,7 @@ class Participant:
             home=home.path,
             first_round=position.start.round,
             state=position.state,
-            history_rounds=setup.history_rounds,
+            history_rounds=config.history_rounds,
             leave_after=self.leave_after,
             rng=self.rng,
         )

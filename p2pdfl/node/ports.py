@@ -1,7 +1,7 @@
 """What a node stands on, each handed in: the network, the chain, the disk, worker threads, a clock, and the machine.
 
 A peer's process hands in `net.Network`, `chain.ChainClient`, SQLite files, trio's threads and the `time` module;
-`sim.devices` hands in models of them that are functions of a seed.
+the simulator hands in models of them that are functions of a seed.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def last_event(home: Path, name: str) -> dict[str, Any]:
-    """The newest of this name at the journal's end, empty if there is none."""
+    """The newest of this name at the log's end, empty if there is none."""
     try:
         with (home / "events.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - FILE_BYTES_MAX))

@@ -182,12 +182,6 @@ class Store:
             (last,) = db.execute("SELECT max(round) FROM rounds").fetchone()
         return None if last is None else int(last)
 
-    def chain_blocks(self) -> set[Digest]:
-        """Those that the heads of closed rounds name."""
-        with self._reading() as db:
-            rows = db.execute("SELECT head FROM rounds")
-            return {self._decode(Head, row[0]).chain_block for row in rows}
-
     def put_blob(self, digest: Digest, data: bytes) -> None:
         """Kept for good.  Not synced by itself: the next envelope or round that is stored syncs it as well."""
         with self._transaction(synced=False) as db:

@@ -80,7 +80,6 @@ class Agreement:
     certificate: Certificate | None = None
     certified_ms: int = 0
     """When this member saw the certificate."""
-    notarize_signed: set[View] = field(default_factory=set)
     close_signed: set[View] = field(default_factory=set)
     _votes: dict[tuple[View, int, Digest], dict[MemberIndex, Signature]] = field(default_factory=dict)
 
@@ -116,6 +115,11 @@ class Agreement:
             self.certificate = certificate
             self.certified_ms = now_ms
 
+    def certificates(self) -> list[Certificate]:
+        """What closes the round first: a resync's reply holds only so many."""
+        closing = [] if self.certificate is None else [self.certificate]
+        return [*closing, *self.notarizations.values(), *self.skips.values()]
+
     def knows(self, certificate: Certificate) -> bool:
         """Whether this certificate, or one that says the same, is here already."""
         if certificate.kind == Kind.NOTARIZE:
@@ -137,6 +141,10 @@ class Agreement:
         if self.view in self.notarizations and not is_late:
             return self.notarizations[self.view].head
         return ZERO_DIGEST if is_late else None
+
+    def sign_close(self) -> None:
+        """That vote is on its way."""
+        self.close_signed.add(self.view)
 
     def advance(self, now_ms: int) -> bool:
         """Enters the next view if the rules allow it."""

@@ -45,9 +45,10 @@ from p2pdfl.crypto.envelope import BadSignature, head_digest, list_hash, recover
 from p2pdfl.protocol.agreement import is_certificate
 from p2pdfl.protocol.beacon import FixedDealings, fix_dealings
 from p2pdfl.protocol.config import RunConfig
+from p2pdfl.protocol.context import compute_context
 from p2pdfl.protocol.events import ChainSeen
 from p2pdfl.protocol.evidence_pool import EvidencePool
-from p2pdfl.protocol.history import ClosedRound, ListedRound, compute_context
+from p2pdfl.protocol.history import ClosedRound, ListedRound
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.start import Genesis, Start, at_genesis
 

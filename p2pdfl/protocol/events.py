@@ -336,3 +336,16 @@ Effect = (
     | Notice
     | Finished
 )
+
+
+def notice(name: str, **fields: str | int) -> Notice:
+    return Notice(name=name, fields=fields)
+
+
+def phase_notice(round: Round, view: int, phase: str) -> Notice:
+    return notice("phase", round=round, view=view, phase=phase)
+
+
+def hex_of(address: Address) -> str:
+    """As notices name a member."""
+    return "0x" + address.hex()

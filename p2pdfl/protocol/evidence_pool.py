@@ -12,16 +12,20 @@ from dataclasses import dataclass, field
 from p2pdfl.base.types import (
     Address,
     Contents,
+    Digest,
+    Envelope,
     Epoch,
     EquivocationProof,
+    MemberIndex,
     Outcome,
+    Packet,
     Propose,
     Round,
     VerdictEntry,
     VerdictProof,
     Wire,
 )
-from p2pdfl.protocol.audit import Jury, is_verdict, loser
+from p2pdfl.protocol.audit import is_verdict, loser
 from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.evidence import SlotLedger, is_equivocation
 from p2pdfl.protocol.membership import EpochMembers
@@ -37,13 +41,23 @@ EVIDENCE_NAMES: Mapping[int, str] = {
 
 @dataclass(slots=True)
 class EvidencePool:
-    setup: RunConfig
-    epochs: dict[Epoch, EpochMembers]
+    config: RunConfig
+    epochs: Mapping[Epoch, EpochMembers]
     ledger: SlotLedger = field(default_factory=SlotLedger)
-    jury: Jury = field(default_factory=Jury)
     equivocations: dict[Address, EquivocationProof] = field(default_factory=dict)
     verdicts: dict[Address, VerdictProof] = field(default_factory=dict)
     """By loser, the latest: an earlier one may lapse before a head lists it."""
+
+    def bodies(self, envelope: Envelope, signer: MemberIndex) -> tuple[Digest, ...]:
+        """What the signer is known to have signed in this slot, first to last."""
+        return self.ledger.bodies(envelope, signer)
+
+    def record(self, packet: Packet, signer: MemberIndex) -> EquivocationProof | None:
+        """Takes the slot; what is signed in it as the second body is proof."""
+        proof = self.ledger.record(packet, signer)
+        if proof is not None:
+            self.file_equivocation(proof)
+        return proof
 
     def file_equivocation(self, proof: EquivocationProof) -> None:
         address = self._address(proof.entry.epoch, proof.entry.member)
@@ -100,14 +114,14 @@ class EvidencePool:
                 raise Reject("propose: evidence is stale or repeated")
             if address is None or address in seen or not self._is_timely(entry.round, round):
                 raise Reject("propose: evidence is stale or repeated")
-            if not is_equivocation(equivocation, self.setup.domain, self.setup.task_id, address):
+            if not is_equivocation(equivocation, self.config.domain, self.config.task_id, address):
                 raise Reject("propose: evidence does not verify")
             seen.add(address)
         for verdict in propose.verdicts:
             epoch = self.epochs.get(verdict.entry.epoch)
             if epoch is None or not self._is_in_epoch(verdict.entry.epoch, verdict.entry.round):
                 raise Reject("propose: verdict is stale or repeated")
-            if not is_verdict(verdict, self.setup.domain, self.setup.task_id, epoch):
+            if not is_verdict(verdict, self.config.domain, self.config.task_id, epoch):
                 raise Reject("propose: verdict does not verify")
             address = self.loser_address(verdict.entry)
             if address is None or address in seen or not self._is_timely(verdict.entry.round, round):
@@ -129,7 +143,6 @@ class EvidencePool:
 
     def forget_before(self, round: Round) -> None:
         self.ledger.forget_before(round)
-        self.jury.forget_before(round)
         filed: tuple[dict[Address, EquivocationProof] | dict[Address, VerdictProof], ...]
         filed = (self.equivocations, self.verdicts)
         for cases in filed:
@@ -141,7 +154,7 @@ class EvidencePool:
         return members is not None and members.first_round <= round <= members.last_round
 
     def _is_timely(self, case_round: Round, round: Round) -> bool:
-        return case_round <= round <= case_round + self.setup.task.verdict_rounds
+        return case_round <= round <= case_round + self.config.task.verdict_rounds
 
     def _member_address(self, epoch: Epoch, index: int) -> Address | None:
         members = self.epochs.get(epoch)

@@ -1,33 +1,25 @@
-"""What follows from the rounds closed so far: the next round's context and the next epoch's list (DESIGN 3).
-
-Pure, because two follow the same rounds: `run.Run` as a member, `verify` from what a run left behind.
-"""
+"""The rounds closed so far, and what the next one starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from p2pdfl.base import params
-from p2pdfl.base.task import Task
 from p2pdfl.base.types import (
     ZERO_DIGEST,
     Address,
     Certificate,
+    Commit,
     Contents,
     Dealing,
     Digest,
-    Epoch,
+    MemberIndex,
     Packet,
-    Registration,
     Round,
 )
-from p2pdfl.crypto import pvss
-from p2pdfl.protocol.assignment import Assignment, compute_assignment
-from p2pdfl.protocol.beacon import fix_dealings
-from p2pdfl.protocol.membership import EpochMembers, select_members
-from p2pdfl.protocol.round import RoundContext
-from p2pdfl.protocol.sharing import Sharing
+from p2pdfl.protocol.assignment import Assignment
+from p2pdfl.protocol.beacon import FixedDealings
+from p2pdfl.protocol.membership import EpochMembers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,94 +51,46 @@ class ClosedRound(ListedRound):
     packets: tuple[Packet, ...]
 
 
-def compute_context(
-    *,
-    task: Task,
-    task_id: Digest,
-    round: Round,
-    epochs: Mapping[Epoch, EpochMembers],
-    closed: Mapping[Round, ListedRound],
-    beacon: Digest,
-    parent: Digest,
-    parent_state: Digest,
-    chain_block: Digest,
-    banned: frozenset[Address],
-    undelivered: Collection[Address],
-    sharing: Sharing = pvss,
-) -> RoundContext:
-    """closed: the last AUDIT_LAG rounds at least.  parent, parent_state, chain_block: the last head and its words.
-    undelivered: whose last committed update was in no head."""
-    epoch = epochs[task.epoch_of(round)]
-    last = closed.get(round - 1)
-    audited_round = closed.get(round - params.AUDIT_LAG)
-    unbanned = [index for index, address in enumerate(epoch.addresses) if address not in banned]
-    present = frozenset(range(epoch.count) if last is None else _indices(last.committed(), epoch))
-    assignment = compute_assignment(
-        beacon=beacon,
-        unbanned=unbanned,
-        present=present,
-        audit_fraction=task.audit_fraction,
-        audited=[]
-        if audited_round is None
-        else _indices(audited_round.updates_by_address().keys() - set(banned), epoch),
-        is_training_round=round < task.training_rounds,
-    )
-    has_successor = epoch.epoch + 1 < task.epoch_count
-    return RoundContext(
-        round=round,
-        epoch=epoch,
-        parent=parent,
-        parent_state=parent_state,
-        chain_block=chain_block,
-        beacon=beacon,
-        fixed=None
-        if last is None
-        else fix_dealings(
-            task=task_id, round=round - 1, head=parent, holders=epoch, dealings=last.dealings, sharing=sharing
-        ),
-        dealt_to=epochs.get(task.epoch_of(round + 1), epoch),
-        assignment=assignment,
-        is_training_round=round < task.training_rounds,
-        banned=banned,
-        present=present,
-        undelivered=frozenset(_indices(undelivered, epoch)),
-        next_members=epochs[epoch.epoch + 1].list_hash if has_successor and round == epoch.last_round else ZERO_DIGEST,
-        chooses_next_members=has_successor and round == epoch.last_round - 1,
-    )
+@dataclass(slots=True, kw_only=True)
+class History:
+    closed: dict[Round, ClosedRound]
+    """The last ones, as far back as an audit, its verdict and a resync can ask."""
+    beacons: dict[Round, Digest]
+    head: Digest
+    """Of the last closed round; before any, round 0's parent."""
+    state: Digest
+    """That this head names."""
+    undelivered: set[Address] = field(default_factory=set)
+    """Members whose last committed update was not in the head."""
 
+    def append(
+        self,
+        closed: ClosedRound,
+        head: Digest,
+        commits: Sequence[tuple[MemberIndex, Commit]],
+        fixed: FixedDealings | None,
+    ) -> None:
+        """commits: those that the head names.  fixed: the dealings whose shares they carry, which give the beacon."""
+        self.closed[closed.round] = closed
+        self.head = head
+        self.state = closed.state
+        self._note_undelivered(closed, commits)
+        if fixed is not None:
+            self.beacons[closed.round + 1] = fixed.recover(
+                {member: commit.share for member, commit in commits if commit.share is not None}
+            )
 
-def committed_lately(
-    round: Round, epoch: EpochMembers, contents: Contents, closed: Mapping[Round, ListedRound]
-) -> set[Address]:
-    """Whose COMMIT is in the contents of `round` or in a head of the rounds just before: who is not absent."""
-    committed = {epoch.addresses[entry.member] for entry in contents.commits}
-    for earlier in range(round - params.ABSENT_ROUNDS + 1, round):
-        if earlier in closed:
-            committed |= closed[earlier].committed()
-    return committed
+    def _note_undelivered(self, closed: ClosedRound, commits: Sequence[tuple[MemberIndex, Commit]]) -> None:
+        revealed = {entry.member for entry in closed.contents.updates}
+        for member, commit in commits:
+            address = closed.epoch.addresses[member]
+            if member in revealed:
+                self.undelivered.discard(address)
+            elif commit.update != ZERO_DIGEST:
+                self.undelivered.add(address)
 
-
-def compute_next_epoch(
-    task: Task,
-    epoch: EpochMembers,
-    registrations: Iterable[Registration],
-    *,
-    committed: Collection[Address],
-    banned: Collection[Address],
-) -> EpochMembers:
-    """Registered, and not exiting, absent or banned."""
-    absent = set(epoch.addresses) - set(committed)
-    members = select_members(registrations, excluded=absent | set(banned))
-    if not members:
-        # all want to leave at once: no list would have no next one, so they stay for another epoch
-        members = tuple(member for member in epoch.members if member.address not in banned) or epoch.members
-    return EpochMembers(
-        epoch=epoch.epoch + 1,
-        first_round=epoch.last_round + 1,
-        last_round=task.last_round_of(epoch.epoch + 1),
-        members=members,
-    )
-
-
-def _indices(addresses: Iterable[Address], epoch: EpochMembers) -> list[int]:
-    return [epoch.indices[address] for address in addresses if address in epoch.indices]
+    def forget_before(self, round: Round) -> None:
+        for old in [old for old in self.closed if old < round]:
+            del self.closed[old]
+        for old in [old for old in self.beacons if old < round]:
+            del self.beacons[old]

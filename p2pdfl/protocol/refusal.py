@@ -18,5 +18,9 @@ class Ignore(Refusal):
     """Nobody's fault: late, early, or seen before."""
 
 
+class Ahead(Ignore):
+    """Others are further than this member, which should ask them."""
+
+
 class Reject(Refusal):
     """The sender's fault, but not provable to others."""

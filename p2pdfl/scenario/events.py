@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from p2pdfl.base import bounded_json
 from p2pdfl.base.config_file import explain
+from p2pdfl.scenario.spec import PHASES, Phase, Place
 
 LINE_BYTES_MAX = 1 << 20
 
@@ -79,7 +80,11 @@ class PhaseEntered(_Line):
     event: Literal["phase"]
     round: int
     view: int = 0
-    phase: str
+    phase: Phase
+
+    @property
+    def place(self) -> Place:
+        return Place(self.round, PHASES.index(self.phase))
 
 
 class BeaconKnown(_Line):
@@ -218,15 +223,25 @@ class PeerRecord:
     events: list[Event] = field(default_factory=list)
     address: str | None = None
     peer_id: str | None = None
-    start_s: float = math.inf
-    """When its own clock, that of `ms`, was at 0, on the reader's clock: at the latest."""
+    starts_s: list[float] = field(default_factory=lambda: [math.inf])
+    """When its own clock, that of `ms`, was at 0, on the reader's clock: at the latest.  One for each of its lives."""
     phase: PhaseEntered | None = None
+    """The last one; who was started again goes through earlier rounds once more."""
+    place: Place | None = None
+    """The furthest that it has been."""
     rounds: dict[int, RoundClosed] = field(default_factory=dict)
     finished: bool = False
     result: PeerResult | None = None
     exit_code: int | None = None
     """None while it runs; negative: killed by that signal."""
     malformed_lines: int = 0
+    _lives: list[int] = field(default_factory=list)
+    """In which of its lives it told each event."""
+
+    def start_again(self) -> None:
+        """What comes now is of another process, with a clock of its own."""
+        self.starts_s.append(math.inf)
+        self.exit_code = None
 
     def add(self, line: bytes, now_s: float = math.inf) -> None:
         try:
@@ -238,13 +253,15 @@ class PeerRecord:
             self.malformed_lines += 1
             return
         self.events.append(event)
-        self.start_s = min(self.start_s, now_s - event.ms / 1000)
+        self._lives.append(len(self.starts_s) - 1)
+        self.starts_s[-1] = min(self.starts_s[-1], now_s - event.ms / 1000)
         match event:
             case Started():
                 self.address = event.address
                 self.peer_id = event.peer_id
             case PhaseEntered():
                 self.phase = event
+                self.place = event.place if self.place is None else max(self.place, event.place)
             case RoundClosed():
                 self.rounds[event.round] = event
             case Finished():
@@ -254,6 +271,12 @@ class PeerRecord:
 
     def all(self, kind: type[E]) -> Iterator[E]:
         return (event for event in self.events if isinstance(event, kind))
+
+    def timed(self, kind: type[E]) -> Iterator[tuple[float, E]]:
+        """With the second in which it was told, on the reader's clock."""
+        for event, life in zip(self.events, self._lives, strict=True):
+            if isinstance(event, kind):
+                yield self.starts_s[life] + event.ms / 1000, event
 
     @property
     def round(self) -> int | None:

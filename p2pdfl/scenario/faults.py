@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from p2pdfl.scenario.spec import ChainOutage, Fault, Partition
+from p2pdfl.scenario.spec import ChainOutage, Fault, Partition, Place
 
 
 class Step(Enum):
@@ -18,38 +18,38 @@ class Span:
     """One fault, partition or outage as the run goes on."""
 
     what: Fault | Partition | ChainOutage
-    delay_s: float = 0.0
-    """From the round that it begins in."""
-    due_s: float | None = None
     began_s: float | None = None
-    others_round: int = 0
-    """The furthest that the others were when it began."""
+    began_at: Place | None = None
+    """How far whoever it waited for was: the struck peer, else the first of all."""
+    began_round: int = 0
+    """The furthest that the others were then, in rounds."""
     ended_s: float | None = None
+    ended_round: int = 0
 
     @property
     def is_on(self) -> bool:
         return self.began_s is not None and self.ended_s is None
 
-    def step(self, own_round: int | None, others_round: int, now_s: float) -> Step | None:
-        """What is due now, once each.  What is for good has no end."""
+    @property
+    def rounds_closed(self) -> range:
+        """By the others, while it lasted.  The round that they were in may have been closed by some of them."""
+        return range(self.began_round, self.ended_round) if self.ended_s is not None else range(0)
+
+    def step(self, place: Place | None, others_round: int, now_s: float) -> Step | None:
+        """What is due now, once each.  What is for good has no end.  place: of whoever it waits for."""
         if self.began_s is None:
-            if self.due_s is None:
-                if own_round is None or own_round < self.what.at_round:
-                    return None
-                self.due_s = now_s + self.delay_s
-            if now_s < self.due_s:
+            if place is None or place < self.what.place:
                 return None
-            self.began_s, self.others_round = now_s, others_round
+            self.began_s, self.began_at, self.began_round = now_s, place, others_round
             return Step.BEGIN
         if self.ended_s is not None or not self._has_lasted(others_round, now_s - self.began_s):
             return None
-        self.ended_s = now_s
+        self.ended_s, self.ended_round = now_s, others_round
         return Step.END
 
     def _has_lasted(self, others_round: int, elapsed_s: float) -> bool:
-        if self.what.seconds is not None:
-            return elapsed_s >= self.what.seconds
-        return self.what.rounds is not None and others_round >= self.others_round + self.what.rounds
+        seconds, rounds = self.what.seconds, self.what.rounds
+        return self.what.has_end and elapsed_s >= (seconds or 0) and others_round >= self.began_round + (rounds or 0)
 
 
 @dataclass(slots=True)
@@ -63,16 +63,10 @@ class Strike(Span):
 
 
 @dataclass(slots=True)
-class Break(Span):
-    """Of what all peers use, and what was closed before it and until its end by whoever got furthest."""
+class Cut(Span):
+    def __str__(self) -> str:
+        return f"the cut at round {self.partition.at_round}"
 
-    closed_before: int = 0
-    closed: int | None = None
-    """Rounds closed while it lasted."""
-
-
-@dataclass(slots=True)
-class Cut(Break):
     @property
     def partition(self) -> Partition:
         assert isinstance(self.what, Partition)
@@ -80,13 +74,11 @@ class Cut(Break):
 
 
 @dataclass(slots=True)
-class Outage(Break):
+class Outage(Span):
+    def __str__(self) -> str:
+        return f"the chain's outage at round {self.outage.at_round}"
+
     @property
     def outage(self) -> ChainOutage:
         assert isinstance(self.what, ChainOutage)
         return self.what
-
-    @property
-    def rounds_closed(self) -> range:
-        """While it lasted."""
-        return range(self.closed_before, self.closed_before + (self.closed or 0))

@@ -16,7 +16,7 @@ from p2pdfl.chain.client import Block, ChainClient, deploy
 from p2pdfl.chain.contract import EVIDENCE_EQUIVOCATION, Anchored, Event, Slashed
 from p2pdfl.chain.devchain import DEPLOYER_SECRET
 from p2pdfl.chain.rpc import HttpRpc
-from p2pdfl.scenario.summary import AnchorRow, SlashRow
+from p2pdfl.scenario.rows import AnchorRow, SlashRow
 
 EVIDENCE_NAMES = {**{int(outcome): outcome.name.lower() for outcome in Outcome}, EVIDENCE_EQUIVOCATION: "equivocation"}
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from p2pdfl.base.task import Task
 from p2pdfl.scenario import namespaces
+from p2pdfl.scenario.halt import Halts
 from p2pdfl.scenario.spec import OutageKind
 
 STOP_S = 5.0
@@ -32,8 +33,8 @@ CHAIN_START_S = 60.0
 CHAIN_LISTEN_S = 15.0
 MEASURE_S = 120.0
 
-LAZY_IMPORTS = ("p2pdfl.node.lifecycle", "torch._inductor.config", "sklearn.datasets")
-"""What a peer, torch and the built-in data import on first use: seconds of processor time that each would spend."""
+LAZY_IMPORTS = ("p2pdfl.node.lifecycle", "p2pdfl.chain.devchain")
+"""What a peer and the chain import on first use: seconds of processor time that each would spend."""
 
 _GO_AWAY, _COME_BACK = "go away", "come back"
 """What the chain's process is told; a list names network namespaces to listen in."""
@@ -56,11 +57,19 @@ class PeerForge:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([entry.partition(":")[0], *LAZY_IMPORTS])
 
-    def start(self, name: str, arguments: Sequence[str], log: Path, *, namespace: str | None = None) -> BaseProcess:
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        namespace: str | None = None,
+        halts: Halts | None = None,
+    ) -> BaseProcess:
         """log: where the process's standard output and error go.  namespace: the network that it sees."""
         log.parent.mkdir(parents=True, exist_ok=True)
         process = self._context.Process(
-            name=name, target=_run_peer, args=(self._entry, list(arguments), str(log), namespace), daemon=True
+            name=name, target=_run_peer, args=(self._entry, list(arguments), str(log), namespace, halts), daemon=True
         )
         process.start()
         return process
@@ -83,7 +92,8 @@ class ChainProcess:
     """The embedded chain in a process of its own, so that it shares no interpreter lock with a peer."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        # from the peers' server, if there is one: it has most of what the chain imports
+        context = multiprocessing.get_context("forkserver")
         self._ours, theirs = context.Pipe()
         self._process = context.Process(name="devchain", target=_serve_chain, args=(theirs,), daemon=True)
         self._process.start()
@@ -177,11 +187,13 @@ def send(process: BaseProcess, number: signal.Signals) -> bool:
     return True
 
 
-def _run_peer(entry: str, arguments: list[str], log: str, namespace: str | None) -> None:
+def _run_peer(entry: str, arguments: list[str], log: str, namespace: str | None, halts: Halts | None) -> None:
     _write_to(log)
     if namespace is not None:
         namespaces.enter(namespace)  # first of all: threads see the network of the one that starts them
     live_as_long_as_the_runner()
+    if halts is not None:
+        halts.arm()
     module, _, function = entry.partition(":")
     main: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
     # As an interpreter would end: the traceback in the log, and the code that `python -m` would give.

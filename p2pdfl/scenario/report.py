@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pdfl.scenario.events import PeerRecord
+from p2pdfl.scenario.rows import PeerRow
 from p2pdfl.scenario.spec import Scenario
-from p2pdfl.scenario.summary import PeerRow, Summary
+from p2pdfl.scenario.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,6 +192,12 @@ def _peer_cells(row: PeerRow) -> tuple[str, ...]:
     behaviour = "honest" if row.behaviour is None else f"{row.behaviour} from round {row.from_round}"
     if row.fault is not None:
         behaviour += f", {row.fault}"
+    if row.struck_at is not None:
+        behaviour += f": struck in {row.struck_at}"
+    if row.back_round is not None:
+        behaviour += f", back when the others were in {row.back_round}"
+    if row.missed_rounds:
+        behaviour += f", {len(row.missed_rounds)} rounds missed"
     if row.noticed_s is not None:
         behaviour += f", noticed in {row.noticed_s:.1f} s"
     if row.caught_up_s is not None:

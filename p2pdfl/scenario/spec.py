@@ -17,15 +17,17 @@ collude = true          # with all others that do: they shield each other
 
 [[faults]]
 peer = "peer5"
-kind = "kill"           # by SIGKILL, when it enters that round
+kind = "kill"           # by SIGKILL, as soon as it tells of that round
 at_round = 4
 
 [[faults]]
 peer = "peer2"
 kind = "kill"
 at_round = 6
-within_s = 2            # at an instant of those two seconds, drawn from the seed
-seconds = 10            # started again then, or after so many `rounds` of the others
+phase = "commit"        # when it has told of that: "train" (the default), "commit" (it has signed and sent its COMMIT),
+                        #     "reveal", "propose" or "close" (its CLOSE); or of what comes next, if it passes that over
+seconds = 10            # started again then, or
+rounds = 2              #     when the others have got so many rounds further; if both stand there, after both
 lose_disk = true        # with its key alone
 
 [[faults]]
@@ -35,14 +37,15 @@ at_round = 7
 
 [[faults]]
 peer = "peer8"
-kind = "join"           # starts when the others enter that round; task.members_min says how many begin
+kind = "join"           # starts when the first of the others tells of that round; task.members_min says how many begin
 at_round = 9
 
 [[faults]]
 peer = "peer6"
-kind = "stop"           # SIGSTOP then, SIGCONT after
-at_round = 4            #     seconds = 12, or
-rounds = 2              #     when the others have got so many rounds further
+kind = "stop"           # SIGSTOP then, SIGCONT after `seconds` and `rounds` as above
+at_round = 4
+seconds = 12
+rounds = 2
 
 [[faults]]
 peer = "peer7"
@@ -52,13 +55,13 @@ seconds = 15
 
 [[partitions]]          # these and all others hear nothing of each other; needs root
 peers = ["peer5", "peer6", "peer7"]
-at_round = 5            # when the first peer enters it
-seconds = 15
+at_round = 5            # when the first peer tells of it, or of its `phase`
+seconds = 15            # and `rounds`, as above
 
 [[chain_outages]]       # nobody reaches the chain; one after the other
 kind = "refuse"         # every connection is closed without an answer, or "hang": nothing answers, no block is mined
-at_round = 5            # when the first peer enters it
-seconds = 20            # or `rounds`
+at_round = 5            # as above
+seconds = 20
 
 [network]               # each peer in a network namespace of its own; needs root, else peers share loopback
 rate_mbit = 20          # of each peer's link, either way
@@ -74,7 +77,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -88,8 +91,22 @@ PEER_COUNT_MAX = 64
 
 OutageKind = Literal["refuse", "hang"]
 
+Phase = Literal["train", "commit", "reveal", "propose", "close"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""Of a round, in the order in which a peer tells of them; one that is late or behind passes some over."""
+
 Evidence = Literal["guilty", "false", "objective", "equivocation"]
 """What a ban rests on: a verdict's outcome, or two envelopes in one slot."""
+
+
+class Place(NamedTuple):
+    """How far a peer is.  A later view's phases are no further than those of the first."""
+
+    round: int
+    phase_index: int
+
+    def __str__(self) -> str:
+        return f"round {self.round}, {PHASES[self.phase_index]}"
 
 
 class ScenarioError(ValueError):
@@ -125,45 +142,49 @@ class ByzantinePeer(Cheat):
 
 
 class _Span(_Table):
-    """From a round on, for so long by the clock or by the others' rounds."""
+    """From a phase of a round on, for so long by the clock and by the others' rounds."""
 
     at_round: int = Field(ge=0)
+    phase: Phase = PHASES[0]
     seconds: float | None = Field(default=None, gt=0, le=3600)
     rounds: int | None = Field(default=None, ge=1)
 
     @property
-    def bounds(self) -> int:
-        return (self.seconds is not None) + (self.rounds is not None)
+    def place(self) -> Place:
+        return Place(self.at_round, PHASES.index(self.phase))
+
+    @property
+    def has_end(self) -> bool:
+        return self.seconds is not None or self.rounds is not None
 
 
 class Fault(_Span):
     peer: int | str
     kind: Literal["kill", "stop", "unplug", "leave", "join"]
-    within_s: float = Field(default=0, ge=0, le=3600)
     lose_disk: bool = False
 
     @model_validator(mode="after")
     def _lasts(self) -> Fault:
-        if self.kind in ("leave", "join") and self.bounds:
+        if self.kind in ("leave", "join") and self.has_end:
             raise ValueError(f"a peer to {self.kind} does so for good: it takes neither seconds nor rounds")
-        if self.kind == "kill" and self.bounds > 1:
-            raise ValueError("a killed peer is started again after either seconds or rounds, not both")
-        if self.kind in ("stop", "unplug") and self.bounds != 1:
-            raise ValueError(f"a peer to {self.kind} needs either seconds or rounds, after which it is back")
-        if self.lose_disk and not (self.kind == "kill" and self.bounds):
+        if self.kind == "leave" and "phase" in self.model_fields_set:
+            raise ValueError("a peer leaves once its round has closed, and in no phase of it")
+        if self.kind in ("stop", "unplug") and not self.has_end:
+            raise ValueError(f"a peer to {self.kind} needs seconds or rounds, after which it is back")
+        if self.lose_disk and not (self.kind == "kill" and self.has_end):
             raise ValueError("lose_disk is for a peer that is killed and started again")
         return self
 
     @property
     def is_for_good(self) -> bool:
         """Whether the peer is not expected at the end."""
-        return self.kind == "kill" and not self.bounds
+        return self.kind == "kill" and not self.has_end
 
     def __str__(self) -> str:
         what = {"kill": "kill", "leave": "leaves", "join": "joins"}.get(self.kind, self.kind)
-        if self.kind == "kill" and self.bounds:
+        if self.kind == "kill" and self.has_end:
             what = "kill and restart without its disk" if self.lose_disk else "kill and restart"
-        return f"{what} at round {self.at_round}"
+        return f"{what} at round {self.at_round}" + (f", {self.phase}" if "phase" in self.model_fields_set else "")
 
 
 class Partition(_Span):
@@ -171,8 +192,8 @@ class Partition(_Span):
 
     @model_validator(mode="after")
     def _lasts(self) -> Partition:
-        if self.bounds != 1:
-            raise ValueError("a partition needs either seconds or rounds, after which it is healed")
+        if not self.has_end:
+            raise ValueError("a partition needs seconds or rounds, after which it is healed")
         return self
 
 
@@ -181,8 +202,8 @@ class ChainOutage(_Span):
 
     @model_validator(mode="after")
     def _lasts(self) -> ChainOutage:
-        if self.bounds != 1:
-            raise ValueError("a chain outage needs either seconds or rounds, after which the chain is back")
+        if not self.has_end:
+            raise ValueError("a chain outage needs seconds or rounds, after which the chain is back")
         return self
 
 
@@ -199,7 +220,7 @@ class Conditions(_Table):
 
 
 class Expected(_Table):
-    """What is stated here comes on top of what always must hold (`report.judge`)."""
+    """What is stated here comes on top of what always must hold (`judge`)."""
 
     caught: dict[str, Evidence] = {}
     """These peers are banned and slashed with this evidence, and nobody else is."""
@@ -220,8 +241,6 @@ class Expected(_Table):
     """Rounds that anybody closed during each outage of the chain."""
     anchored_s_max: float | None = Field(default=None, gt=0)
     """From each outage's end until the epochs that ended in it, one at least, are anchored; not one before."""
-    members_at_end: tuple[str, ...] | None = None
-    """Whom the last epoch's list names."""
     all_commit_at_end: bool = False
     """The last round's head names a COMMIT of every peer: whoever had a fault takes part again."""
 

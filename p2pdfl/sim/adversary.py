@@ -81,14 +81,14 @@ class Adversary:
 
 def sign(run: Run, signer: Signer, payload: Payload, *, kind: Kind, round: int, view: int) -> Packet:
     envelope = Envelope(
-        task=run.setup.task_id,
-        epoch=run.setup.task.epoch_of(round),
+        task=run.config.task_id,
+        epoch=run.config.task.epoch_of(round),
         round=round,
         view=view,
         kind=int(kind),
         body=body_digest(payload),
     )
-    return Packet(envelope=envelope, signature=signer.sign(run.setup.domain, envelope), payload=encode(payload))
+    return Packet(envelope=envelope, signature=signer.sign(run.config.domain, envelope), payload=encode(payload))
 
 
 @dataclass(kw_only=True)
@@ -99,7 +99,7 @@ class _Wrapped:
 
     def __post_init__(self) -> None:
         # who lies must not fall silent because others show it its own lies
-        self.run._mute_if_unknown = lambda packet: None  # type: ignore[method-assign]
+        self.run.signing.mute = lambda latest: None  # type: ignore[method-assign]
 
     def start(self, now_ms: int) -> list[Effect]:
         return self.rewrite(self.run.start(now_ms))  # type: ignore[return-value]
@@ -174,8 +174,7 @@ class SplitMachine(_Wrapped):
 
     def _other_story(self, propose: Propose) -> Propose | None:
         """The same, with the other COMMITs of the Byzantine, as the other half has heard them."""
-        now = self.run._now
-        context = now.context
+        context = self.run.open_round.context
         changed = {
             first.envelope.body: second.envelope.body
             for (round, _), (first, second) in self.adversary.commits.items()
@@ -301,7 +300,7 @@ class RandomMachine(_Wrapped):
                 return packet
 
     def _round(self) -> int:
-        last = self.run.setup.task.total_rounds - 1
+        last = self.run.config.task.total_rounds - 1
         round = self.run.round + self.rng.choice((0, 0, 0, 0, 0, 1, 1, -1, -2, 2, 9))
         return min(max(0, round), last)
 
@@ -310,7 +309,7 @@ class RandomMachine(_Wrapped):
             return self.rng.choice((0, params.MEMBER_COUNT_MAX)) + self.rng.randrange(self.adversary.peer_count)
         if kind in (Kind.COMMIT, Kind.ACCUSE) and self.rng.random() < 0.9:
             return 0
-        view = self.run._now.agreement.view
+        view = self.run.open_round.view
         return max(0, view + self.rng.choice((0, 0, 0, 1, 1, -1, 2, 5)))
 
     def _payload(self, kind: Kind) -> Payload | None:
@@ -350,17 +349,17 @@ class RandomMachine(_Wrapped):
             case 2:
                 return one.replace(dealing=other.dealing)
             case 3:
-                return one.replace(parent=self.run._now.context.parent)
+                return one.replace(parent=self.run.open_round.context.parent)
             case _:
                 return one
 
     def _propose(self) -> Propose | None:
-        now = self.run._now
+        now = self.run.open_round
         proposals = [found for found in self._payloads(Kind.PROPOSE) if isinstance(found, Propose)]
-        contents, equivocations, verdicts = now._contents()
+        contents, equivocations, verdicts = now.contents()
         state = self.adversary.state_after(now.context.parent_state, contents)
-        head = now._head(contents, state, now.latest_block())
-        justification = now.agreement.justification(now.agreement.view)
+        head = now.head(contents, state, now.latest_block)
+        justification = now.justification(now.view)
         if head is not None and justification is not None and len(contents.commits) > 0:
             own = Propose(
                 contents=contents,
@@ -412,7 +411,7 @@ class RandomMachine(_Wrapped):
         for signer in self.adversary.signers.values():
             member = epoch.indices.get(signer.address)
             if member is not None:
-                ballots[member] = signer.sign(self.run.setup.domain, envelope)
+                ballots[member] = signer.sign(self.run.config.domain, envelope)
         return Certificate(
             epoch=envelope.epoch,
             round=envelope.round,
@@ -423,7 +422,8 @@ class RandomMachine(_Wrapped):
         )
 
     def _head(self) -> Digest:
-        heads = [ZERO_DIGEST, self.run._now.context.parent, *self.run._now.known_heads]
+        now = self.run.open_round
+        heads = [ZERO_DIGEST, now.context.parent, *now.proposals]
         return self.rng.choice([*heads, self.rng.randbytes(32)])
 
     def _heard(self) -> Packet:

@@ -11,6 +11,7 @@ import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from coincurve import PublicKey
@@ -20,11 +21,26 @@ from p2pdfl.base.task import Task
 from p2pdfl.base.types import Ballot, Commit, Digest, Entropy
 from p2pdfl.crypto import envelope, group, pvss
 from p2pdfl.crypto.envelope import Signer
-from p2pdfl.protocol import agreement, assignment, audit, checkpoint, evidence, history, resync, round, run, sharing
+from p2pdfl.protocol import (
+    agreement,
+    assignment,
+    audit,
+    checkpoint,
+    context,
+    epochs,
+    evidence,
+    ingress,
+    proposal,
+    proposal_pool,
+    resync,
+    round,
+    run,
+    sharing,
+)
 from p2pdfl.protocol import beacon as beacon_module
+from p2pdfl.protocol.context import RoundContext
 from p2pdfl.protocol.events import CheckCommits, DealingCheck
 from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.protocol.round import RoundContext
 from p2pdfl.protocol.sharing import Sharing
 from p2pdfl.sim import chain, world
 
@@ -48,6 +64,7 @@ class Cache:
 def _by_identity(function: Callable[..., Any], cache: Cache) -> Callable[..., Any]:
     """Of an immutable first argument; the others are compared."""
 
+    @wraps(function)
     def cached(subject: Any, *rest: Any) -> Any:
         entry = cache.get(id(subject))
         if entry is not None and entry[0] is subject and entry[1] == rest:
@@ -164,9 +181,9 @@ def _assigned_by(**named: Any) -> Hashable:
     )
 
 
-def _checked_under(context: RoundContext, task: Digest, member: int, body: Digest, commit: Commit) -> Hashable:
+def _checked_under(opened: RoundContext, task: Digest, member: int, body: Digest, commit: Commit) -> Hashable:
     """The parent fixes which dealings, the body which COMMIT."""
-    return (task, context.round, context.parent, context.epoch.list_hash, context.dealt_to.list_hash, member, body)
+    return (task, opened.round, opened.parent, opened.epoch.list_hash, opened.dealt_to.list_hash, member, body)
 
 
 def _next_after(task: Task, epoch: EpochMembers, registrations: Any, *, committed: Any, banned: Any) -> Hashable:
@@ -195,23 +212,24 @@ def installed() -> Iterator[None]:
     digest_of = _by_identity(codec.digest_of, Cache(2_000))
     head_digest = _by_identity(envelope.head_digest, Cache(2_000))
     packet_id = _by_identity(resync.packet_id, Cache())
+    cached_keys = [_by_identity(keys, Cache(2_000)) for keys in (proposal.commit_keys, proposal.update_keys)]
     certificate_check = _certificate_check(agreement.is_certificate)
     patches: list[tuple[Any, str, Any]] = [
-        *((module, "recover", recover) for module in (agreement, audit, chain, checkpoint, evidence, run)),
+        *((module, "recover", recover) for module in (agreement, audit, chain, checkpoint, evidence, ingress)),
         (Signer, "sign", _sign(Signer.sign, signers)),
         (group, "multiply", _multiply),
-        *((module, "decode_payload", decode) for module in (checkpoint, run)),
-        (run, "is_signed_payload", is_signed),
-        *((module, "head_digest", head_digest) for module in (checkpoint, run, round)),
-        *((module, "packet_id", packet_id) for module in (run, resync)),
+        *((module, "decode_payload", decode) for module in (checkpoint, ingress)),
+        (ingress, "is_signed_payload", is_signed),
+        *((module, "head_digest", head_digest) for module in (checkpoint, proposal, proposal_pool, round, run)),
+        (resync, "packet_id", packet_id),
         (agreement, "Ballot", _by_key(Ballot, Cache(), _ballot_of)),
-        (round, "digest_of", digest_of),
-        *((round, keys.__name__, _by_identity(keys, Cache(2_000))) for keys in (round.commit_keys, round.update_keys)),
-        (round, "is_certificate", certificate_check),
+        *((module, "digest_of", digest_of) for module in (proposal, proposal_pool)),
+        *((module, keys.__name__, keys) for module in (proposal, proposal_pool) for keys in cached_keys),
+        *((module, "is_certificate", certificate_check) for module in (proposal, round)),
         (RoundContext, "check_of", _by_key(RoundContext.check_of, Cache(2_000), _checked_under)),
-        (history, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
-        (run, "compute_next_epoch", _by_key(history.compute_next_epoch, Cache(64), _next_after)),
-        (history, "compute_assignment", _by_key(assignment.compute_assignment, Cache(256), _assigned_by)),
+        (context, "fix_dealings", _by_key(beacon_module.fix_dealings, Cache(64), _fixed_by)),
+        (epochs, "compute_next_epoch", _by_key(epochs.compute_next_epoch, Cache(64), _next_after)),
+        (context, "compute_assignment", _by_key(assignment.compute_assignment, Cache(256), _assigned_by)),
         (world, "check_commits", _check_commits(sharing.check_commits)),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in patches]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from p2pdfl.sim.log import CHAIN
 LINES_BEFORE = 8
 """Of anybody, and of each peer that the first differing lines are about."""
 LINES_AFTER = 4
+_LONG_DIGEST = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{16,}\b")
+"""Two that differ do so in the beginning too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,5 +74,5 @@ def _who(line: str) -> str:
 
 
 def _readable(line: str) -> str:
-    now_ms, peer, what = line.split(" ", 2)
+    now_ms, peer, what = _LONG_DIGEST.sub(r"\1..", line).split(" ", 2)
     return f"{now_ms:>8} ms  {'chain' if peer == str(CHAIN) else f'peer{peer}':<7} {what}"

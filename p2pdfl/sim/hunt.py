@@ -24,7 +24,7 @@ from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.faults import Plan, draw_plan
 from p2pdfl.sim.invariants.checkers import Checkers
 from p2pdfl.sim.learning import Learning, StandIn
-from p2pdfl.sim.mutants import ForgetfulDisk, HastyMachine, Plant, quorum_of_one_less
+from p2pdfl.sim.mutants import ForgetfulDisk, HastyMachine, Plant, impunity, quorum_of_one_less
 from p2pdfl.sim.outcome import CryptoKind, Draw, LearningKind, Outcome, Sink
 from p2pdfl.sim.sharing import StandInSharing
 from p2pdfl.sim.world import Machine, World, stand_in_task
@@ -166,7 +166,7 @@ def make_world(case: Case) -> tuple[World, Checkers]:
     def wrap_one(index: int, run: Run) -> Machine:
         behaviour = case.byzantine.get(index)
         if behaviour is not None:
-            adversary.signers[index] = run.setup.signer
+            adversary.signers[index] = run.signer
             return wrap(
                 run,
                 behaviour=behaviour,
@@ -237,6 +237,8 @@ def run_case(case: Case, sink: Sink | None = None) -> Outcome:
         stack.enter_context(caches.installed())
         if case.plant == "quorum":
             stack.enter_context(quorum_of_one_less())
+        if case.plant == "impunity":
+            stack.enter_context(impunity())
         world, checkers = make_world(case)
         world.log.sink = sink
         honest = [peer for index, peer in enumerate(world.peers) if index not in case.byzantine]
@@ -248,7 +250,7 @@ def run_case(case: Case, sink: Sink | None = None) -> Outcome:
                 return False
             # asked after every event: a loop stops at the first, without a generator
             for peer in honest:
-                if peer.is_up and not peer.run.is_finished:
+                if peer.is_up and (peer.is_writing or not peer.run.is_finished):
                     return False
             return checkers.is_chain_done
 

@@ -5,6 +5,7 @@ them.
     share    the share of the next beacon goes out at the notarization, before the certificate
     slot     what is signed is not on disk, so after a crash a slot is signed again
     leak     others are answered with what is signed but not on disk yet
+    impunity no proposal lists what is proven, so no cheat is banned
     third    no bug, but one Byzantine member too many
 """
 
@@ -18,15 +19,16 @@ from typing import Literal
 from p2pdfl.base import params
 from p2pdfl.base.types import ZERO_DIGEST, Commit, Kind, Packet, Propose
 from p2pdfl.protocol.beacon import dealing_context, fix_dealings
-from p2pdfl.protocol.events import Effect, Event
+from p2pdfl.protocol.events import Effect, Event, Send
+from p2pdfl.protocol.evidence_pool import EvidencePool
 from p2pdfl.protocol.membership import EpochMembers
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
-from p2pdfl.protocol.round import Vote
 from p2pdfl.protocol.run import LoadRound, Run
+from p2pdfl.protocol.signing import Vote
 from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.world import World
 
-Plant = Literal["quorum", "share", "slot", "leak", "third"]
+Plant = Literal["quorum", "share", "slot", "leak", "impunity", "third"]
 NodePlant = Literal["shown", "reorg", "memory"]
 """Of the true world (`true.mutants`), which takes seconds to import."""
 
@@ -46,6 +48,16 @@ def quorum_of_one_less() -> Iterator[None]:
         EpochMembers.quorum = before  # type: ignore[method-assign]
 
 
+@contextmanager
+def impunity() -> Iterator[None]:
+    before = EvidencePool.pending
+    EvidencePool.pending = lambda self, round, banned: ((), ())  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        EvidencePool.pending = before  # type: ignore[method-assign]
+
+
 @dataclass(kw_only=True)
 class HastyMachine:
     """Commits to the next round on a notarized head."""
@@ -60,42 +72,43 @@ class HastyMachine:
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         effects = self.run.handle(event, now_ms)
-        return effects if self.run.is_finished else effects + self._hurry(now_ms)
+        return effects if self.run.is_finished else effects + self._hurry()
 
     def resync_reply(self, request: ResyncRequest, load: LoadRound) -> ResyncReply:
         return self.run.resync_reply(request, load)
 
-    def _hurry(self, now_ms: int) -> list[Effect]:
-        now, run = self.run._now, self.run
+    def _hurry(self) -> list[Effect]:
+        now, run = self.run.open_round, self.run
         round = now.context.round + 1
-        notarized = next(iter(now.agreement.notarizations.values()), None)
-        propose = None if notarized is None else now.known_heads.get(notarized.head)
-        epoch = run.epochs.get(run.setup.task.epoch_of(min(round, run.setup.task.total_rounds - 1)))
+        notarized = next(iter(now.notarizations.values()), None)
+        propose = None if notarized is None else now.proposals.get(notarized.head)
+        epoch = run.epochs.get(run.config.task.epoch_of(min(round, run.config.task.total_rounds - 1)))
         if propose is None or notarized is None or epoch is None or round in self._rounds:
             return []
-        if round >= run.setup.task.total_rounds or run.setup.address not in epoch.indices:
+        if round >= run.config.task.total_rounds or run.address not in epoch.indices:
             return []
         commit = self._commit(propose, notarized.head, round, epoch)
         if commit is None:
             return []
         self._rounds.add(round)
-        return run._sign(Vote(Kind.COMMIT, 0, commit), round, now_ms)
+        packet = run.signing.sign(Vote(Kind.COMMIT, round, 0, commit))
+        return [] if packet is None else [Send(packet=packet)]
 
     def _commit(self, propose: Propose, head: bytes, round: int, epoch: EpochMembers) -> Commit | None:
-        run, now, sharing = self.run, self.run._now, self.run.setup.sharing
+        run, now, sharing = self.run, self.run.open_round, self.run.config.sharing
         keys = self.world.peers[self.me].keys
         entropy = self.world.entropy
         held = [now.commits.get((entry.member, entry.body)) for entry in propose.contents.commits]
         dealings = [each.commit.dealing for each in held if each is not None]
         if len(dealings) != len(held):
             return None
-        task = run.setup.task_id
+        task = run.config.task_id
         fixed = fix_dealings(task=task, round=round - 1, head=head, holders=epoch, dealings=dealings, sharing=sharing)
-        member = epoch.indices[run.setup.address]
+        member = epoch.indices[run.address]
         share = sharing.decrypt(
             fixed.share_context(member), keys.pvss_secret, keys.pvss_key, fixed.summed[member], entropy
         )
-        following = run.epochs.get(run.setup.task.epoch_of(min(round + 1, run.setup.task.total_rounds - 1)), epoch)
-        context = dealing_context(task, round, run.setup.address, following)
+        following = run.epochs.get(run.config.task.epoch_of(min(round + 1, run.config.task.total_rounds - 1)), epoch)
+        context = dealing_context(task, round, run.address, following)
         dealing = sharing.deal(context, following.keys, following.threshold, entropy)
         return Commit(parent=head, update=ZERO_DIGEST, dealing=dealing, share=share)

@@ -24,7 +24,7 @@ from p2pdfl.base.types import Address, BlockNumber, Digest, Packet, Registration
 from p2pdfl.crypto import pvss
 from p2pdfl.crypto.envelope import Domain, Signer, list_hash
 from p2pdfl.crypto.keys import Keys, derive
-from p2pdfl.protocol.config import RunConfig, Setup
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.events import (
     Aggregate,
     Aggregated,
@@ -243,15 +243,14 @@ class World:
         self.genesis = genesis
         self.blocks = [ChainSeen(number=genesis.closing_number, block=genesis.closing_block, registrations=first)]
         """What the chain confirmed, oldest first."""
-        self.setup_domain = Domain(chain_id=1, contract=bytes(20))
-        self._task_id = task.task_id()
-        self._first_start = at_genesis(
-            RunConfig(task=task, task_id=self._task_id, domain=self.setup_domain, sharing=sharing), genesis
+        self.config = RunConfig(
+            task=task, task_id=task.task_id(), domain=Domain(chain_id=1, contract=bytes(20)), sharing=sharing
         )
+        self._first_start = at_genesis(self.config, genesis)
         """The same for all, and so is the first list in it."""
         anchors = Anchors(
-            task=self._task_id,
-            domain=self.setup_domain,
+            task=self.config.task_id,
+            domain=self.config.domain,
             lists=[list_hash(entry.address for entry in select_members(first, excluded=()))],
         )
         self.anchors = anchors
@@ -275,14 +274,7 @@ class World:
 
     def make_run(self, key: Keys, signed: Iterable[Packet] | None = (), start: Start | None = None) -> Run:
         """start: None for round 0."""
-        setup = Setup(
-            task=self.task,
-            task_id=self._task_id,
-            domain=self.setup_domain,
-            signer=Signer(key.chain_secret),
-            sharing=self._sharing,
-        )
-        return Run(setup, start or self._first_start, signed)
+        return Run(self.config, Signer(key.chain_secret), start or self._first_start, signed)
 
     def entropy(self, count: int) -> bytes:
         return self._random.randbytes(count)
@@ -353,7 +345,7 @@ class World:
         ]
         self._random.shuffle(others)
         return take_up(
-            peer.run.setup, self.genesis, self.chain, peer.disk, others, rng=self._random, refused=peer.refused
+            peer.run.config, self.genesis, self.chain, peer.disk, others, rng=self._random, refused=peer.refused
         )
 
     def mine(self, number: BlockNumber, registrations: tuple[Registration, ...]) -> None:

@@ -3,7 +3,7 @@
 A cell of the table is one simulated run: the real machines, aggregation, assignment, audits and bans (`sim.world`), a
 network that costs nothing, a stand-in for the beacon's sharing, and real training.  Byzantine members follow the
 agreement; only their updates and their audits lie.  So there may be more of them than the third that agreement
-bears: with 7 of 16 the 9 honest members are no quorum, and had the 7 fallen silent, nothing would have closed.
+tolerates: with 7 of 16 the 9 honest members are no quorum, and had the 7 fallen silent, nothing would have closed.
 
 spec.py     a study file
 cell.py     one run

@@ -94,8 +94,8 @@ def run_cell(study: Study, cell: Cell) -> Row:
 
     def wrap(index: int, run: Run) -> Machine:
         colluders = byzantine()
-        deviation = cell.attack.deviation(colluders - {run.setup.address})
-        if deviation is None or run.setup.address not in colluders:
+        deviation = cell.attack.deviation(colluders - {run.address})
+        if deviation is None or run.address not in colluders:
             return run
         return ByzantineMachine(run=run, deviation=deviation)
 

@@ -52,12 +52,14 @@ from p2pdfl.protocol.assignment import Assignment
 from p2pdfl.protocol.audit import accused_case, is_case, is_party, judge_view, judged_case
 from p2pdfl.protocol.beacon import initial_beacon, initial_parent
 from p2pdfl.protocol.config import RunConfig
+from p2pdfl.protocol.context import RoundContext, compute_context
+from p2pdfl.protocol.epochs import committed_lately, compute_next_epoch
 from p2pdfl.protocol.events import CheckCommits
 from p2pdfl.protocol.evidence_pool import EvidencePool
-from p2pdfl.protocol.history import ClosedRound, committed_lately, compute_context, compute_next_epoch
+from p2pdfl.protocol.history import ClosedRound
 from p2pdfl.protocol.membership import EpochMembers, select_members
+from p2pdfl.protocol.proposal import check_proposal
 from p2pdfl.protocol.refusal import Reject
-from p2pdfl.protocol.round import OpenRound, RoundContext
 from p2pdfl.protocol.sharing import check_commits
 from p2pdfl.verify.files import BadFile, RoundIndex, Transcript
 from p2pdfl.verify.findings import Check, Findings
@@ -223,21 +225,20 @@ class Follower:
         proposals = [item for item in packets.proposals if item[2].head == head and item[2].contents == contents]
         if not proposals:
             raise self._unsound(Check.PROPOSALS, f"round {round}: there is no proposal of this head")
-        observer = OpenRound(
-            context=context,
-            setup=self._config,
-            me=None,
-            evidence_pool=self._evidence_pool,
-            next_list_hash=lambda contents, block: None,
-            latest_block=lambda: context.chain_block,
-        )
         for envelope, leader, propose in proposals:
             try:
                 self._evidence_pool.check(propose, round, context.banned)
             except Reject as refusal:
                 raise self._unsound(Check.CASES, f"round {round}: {refusal.reason}") from None
             try:
-                observer.check_proposal(propose, envelope.view, leader)
+                check_proposal(
+                    propose,
+                    envelope.view,
+                    leader,
+                    config=self._config,
+                    context=context,
+                    evidence_pool=self._evidence_pool,
+                )
             except Reject as refusal:
                 raise self._unsound(Check.PROPOSALS, f"round {round}: {refusal.reason}") from None
             self._findings.confirm(Check.PROPOSALS)

@@ -1,7 +1,10 @@
 """Every value has one encoding, and bytes from a stranger decode to it or are refused."""
 
+from __future__ import annotations
+
 import types as python_types
-from typing import Annotated, Union, get_args, get_origin
+from collections.abc import Sequence
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgpack
 import pytest
@@ -14,6 +17,7 @@ from p2pdfl.base.codec import Malformed, body_digest, decode, decode_payload, di
 from p2pdfl.base.types import (
     PAYLOAD_TYPES,
     Accuse,
+    Digest,
     Envelope,
     Head,
     Kind,
@@ -34,7 +38,7 @@ WIRE_TYPES = [
 ]
 
 
-def values(annotation, metadata=()):
+def values(annotation: Any, metadata: Sequence[object] = ()) -> st.SearchStrategy[Any]:
     """A strategy for what a field's annotation allows; long tuples are cut to three."""
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
@@ -44,26 +48,31 @@ def values(annotation, metadata=()):
     if get_origin(annotation) is tuple:
         element, _ = get_args(annotation)
         (length,) = (item for item in metadata if isinstance(item, Len))
-        sizes = {"min_size": length.min_length, "max_size": max(3, length.min_length)}
-        return st.lists(values(element), **sizes).map(tuple)
+        longest = max(3, length.min_length)
+        return st.lists(values(element), min_size=length.min_length, max_size=longest).map(tuple)
     if annotation is type(None):
         return st.none()
     if annotation is bool:
         return st.booleans()
     if annotation is int:
-        low = max((item.ge for item in metadata if isinstance(item, Ge)), default=0)
-        high = min(item.lt for item in metadata if isinstance(item, Lt))
+        low = max((_number(item.ge) for item in metadata if isinstance(item, Ge)), default=0)
+        high = min(_number(item.lt) for item in metadata if isinstance(item, Lt))
         return st.integers(low, high - 1)
     if annotation is bytes:
         (length,) = (item for item in metadata if isinstance(item, Len))
-        return st.binary(min_size=length.min_length, max_size=min(length.max_length, 64))
+        return st.binary(min_size=length.min_length, max_size=min(_number(length.max_length), 64))
     assert issubclass(annotation, Wire), annotation
     fields = {name: values(field.annotation, field.metadata) for name, field in annotation.model_fields.items()}
     return st.builds(annotation, **fields)
 
 
+def _number(bound: object) -> int:
+    assert isinstance(bound, int)
+    return bound
+
+
 MADE = {wire_type: values(wire_type) for wire_type in WIRE_TYPES}
-anything = st.sampled_from(WIRE_TYPES).flatmap(MADE.get)
+anything = st.sampled_from(WIRE_TYPES).flatmap(MADE.__getitem__)
 trees = st.recursive(
     st.none()
     | st.booleans()
@@ -77,7 +86,7 @@ trees = st.recursive(
 few = settings(max_examples=30)
 
 
-def decodes_canonically_or_not_at_all(wire_type, data):
+def decodes_canonically_or_not_at_all(wire_type: type[Wire], data: bytes) -> None:
     try:
         value = decode(wire_type, data, bytes_max=LIMIT)
     except Malformed:
@@ -90,23 +99,23 @@ def decodes_canonically_or_not_at_all(wire_type, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wire_type", WIRE_TYPES, ids=lambda wire_type: wire_type.__name__)
-def test_every_type_round_trips(wire_type):
+def test_every_type_round_trips(wire_type: type[Wire]) -> None:
     @given(value=MADE[wire_type])
     @few
-    def round_trips(value):
+    def round_trips(value: Wire) -> None:
         assert decode(wire_type, encode(value), bytes_max=LIMIT) == value
 
     round_trips()
 
 
-def test_every_payload_type_is_covered():
+def test_every_payload_type_is_covered() -> None:
     assert set(PAYLOAD_TYPES.values()) <= set(WIRE_TYPES)
     assert set(PAYLOAD_TYPES) == set(Kind)
 
 
 @given(one=MADE[VerdictEntry], other=MADE[VerdictEntry])
 @few
-def test_different_values_have_different_bytes(one, other):
+def test_different_values_have_different_bytes(one: VerdictEntry, other: VerdictEntry) -> None:
     assert (encode(one) == encode(other)) == (one == other)
     assert (digest_of(one) == digest_of(other)) == (one == other)
 
@@ -115,14 +124,14 @@ def test_different_values_have_different_bytes(one, other):
 
 
 @given(data=st.binary(max_size=200), wire_type=st.sampled_from(WIRE_TYPES))
-def test_random_bytes_are_refused_or_canonical(data, wire_type):
+def test_random_bytes_are_refused_or_canonical(data: bytes, wire_type: type[Wire]) -> None:
     decodes_canonically_or_not_at_all(wire_type, data)
 
 
 @pytest.mark.slow
 @given(tree=trees, wire_type=st.sampled_from(WIRE_TYPES))
 @few
-def test_random_msgpack_is_refused_or_canonical(tree, wire_type):
+def test_random_msgpack_is_refused_or_canonical(tree: object, wire_type: type[Wire]) -> None:
     try:
         data = msgpack.packb(tree)
     except OverflowError:
@@ -132,7 +141,7 @@ def test_random_msgpack_is_refused_or_canonical(tree, wire_type):
 
 @pytest.mark.slow
 @given(value=anything, data=st.data())
-def test_damaged_encodings_are_refused_or_canonical(value, data):
+def test_damaged_encodings_are_refused_or_canonical(value: Wire, data: st.DataObject) -> None:
     encoded = bytearray(encode(value))
     position = data.draw(st.integers(0, len(encoded) - 1))
     match data.draw(st.sampled_from(["change", "cut", "insert"])):
@@ -159,12 +168,12 @@ def test_damaged_encodings_are_refused_or_canonical(value, data):
     ],
     ids=["deep", "deep and long", "deep and plausible", "bin", "map", "ext", "reserved", "empty"],
 )
-def test_headers_that_promise_too_much_are_refused(data):
+def test_headers_that_promise_too_much_are_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         decode(Propose, data, bytes_max=LIMIT)
 
 
-def test_more_bytes_than_the_limit_are_refused():
+def test_more_bytes_than_the_limit_are_refused() -> None:
     data = encode(Notarize(head=DIGEST))
     assert decode(Notarize, data, bytes_max=len(data)) == Notarize(head=DIGEST)
     with pytest.raises(Malformed, match="too long"):
@@ -176,7 +185,7 @@ def test_more_bytes_than_the_limit_are_refused():
 ACCUSE = b"\x92\x01\x05"
 
 
-def test_the_encoding_is_the_array_of_fields():
+def test_the_encoding_is_the_array_of_fields() -> None:
     assert encode(Accuse(accused=1, audited_round=5)) == ACCUSE
     assert encode(Notarize(head=DIGEST)) == b"\x91\xc4\x20" + DIGEST
 
@@ -238,7 +247,7 @@ def test_the_encoding_is_the_array_of_fields():
         "no array",
     ],
 )
-def test_any_other_encoding_of_a_message_is_refused(data):
+def test_any_other_encoding_of_a_message_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         decode(Accuse, data, bytes_max=LIMIT)
 
@@ -255,7 +264,7 @@ def test_any_other_encoding_of_a_message_is_refused(data):
     ],
     ids=["bin16", "bin32", "text", "short", "long", "array of bytes"],
 )
-def test_any_other_encoding_of_a_digest_is_refused(data):
+def test_any_other_encoding_of_a_digest_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         decode(Notarize, data, bytes_max=LIMIT)
 
@@ -271,12 +280,12 @@ def test_any_other_encoding_of_a_digest_is_refused(data):
         (VerdictEntry, (0, 0, 0, 0, 0, 5)),
     ],
 )
-def test_numbers_out_of_range_are_refused(wire_type, array):
+def test_numbers_out_of_range_are_refused(wire_type: type[Wire], array: tuple[object, ...]) -> None:
     with pytest.raises(Malformed):
         decode(wire_type, msgpack.packb(array), bytes_max=LIMIT)
 
 
-def test_a_list_above_its_limit_is_refused():
+def test_a_list_above_its_limit_is_refused() -> None:
     entries = tuple((0, DIGEST) for _ in range(257))
     with pytest.raises(Malformed):
         decode(types.Contents, msgpack.packb((entries, (), (), (), DIGEST)), bytes_max=LIMIT)
@@ -286,24 +295,24 @@ def test_a_list_above_its_limit_is_refused():
 # --- packets -----------------------------------------------------------------------------------------------------
 
 
-def packet(kind, payload_bytes, body):
+def packet(kind: Kind, payload_bytes: bytes, body: Digest) -> Packet:
     envelope = Envelope(task=DIGEST, epoch=0, round=0, view=0, kind=kind, body=body)
     return Packet(envelope=envelope, signature=bytes(64), payload=payload_bytes)
 
 
 @pytest.mark.parametrize("payload", [Notarize(head=DIGEST), Accuse(accused=1, audited_round=5)])
-def test_a_packet_carries_the_payload_that_its_kind_says(payload):
+def test_a_packet_carries_the_payload_that_its_kind_says(payload: Notarize | Accuse) -> None:
     (kind,) = (kind for kind, declared in PAYLOAD_TYPES.items() if declared is type(payload))
     assert decode_payload(packet(kind, encode(payload), body_digest(payload))) == payload
 
 
-def test_a_payload_that_is_not_the_signed_body_is_refused():
+def test_a_payload_that_is_not_the_signed_body_is_refused() -> None:
     signed, other = Notarize(head=DIGEST), Notarize(head=bytes(32))
     with pytest.raises(Malformed, match="not the signed body"):
         decode_payload(packet(Kind.NOTARIZE, encode(other), body_digest(signed)))
 
 
-def test_a_payload_of_another_kind_is_refused():
+def test_a_payload_of_another_kind_is_refused() -> None:
     payload = Accuse(accused=1, audited_round=5)
     with pytest.raises(Malformed, match="not a Notarize"):
         decode_payload(packet(Kind.NOTARIZE, encode(payload), body_digest(payload)))
@@ -312,13 +321,14 @@ def test_a_payload_of_another_kind_is_refused():
 # --- wire values -------------------------------------------------------------------------------------------------
 
 
-def test_wire_values_do_not_change():
+def test_wire_values_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Notarize(head=DIGEST).head = bytes(32)
+        Notarize(head=DIGEST).head = bytes(32)  # type: ignore[misc]
 
 
-def test_replace_validates():
-    head = Head(**{name: 0 if name in ("epoch", "round") else DIGEST for name in Head.model_fields})
+def test_replace_validates() -> None:
+    words: dict[str, Any] = {name: 0 if name in ("epoch", "round") else DIGEST for name in Head.model_fields}
+    head = Head(**words)
     assert head.replace(round=3).round == 3
     with pytest.raises(ValueError, match="round"):
         head.replace(round=-1)

@@ -1,5 +1,10 @@
 """A task's id covers every field, and a file that cannot be used says which field is wrong."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import BaseModel
 
@@ -8,7 +13,7 @@ from p2pdfl.base.task import RULES, Deployment, Task, TaskError, TaskFile, load,
 TASK = Task(data_digest=b"d" * 32, initial_state=b"i" * 32, reference_replay=b"r" * 32)
 CHAIN = Deployment(rpc="http://127.0.0.1:8545", chain_id=131277322940537, contract=bytes(range(20)))
 
-OTHER = {
+OTHER: dict[str, Any] = {
     "name": "other",
     "model": "package.module:model",
     "data": "package.module:data",
@@ -45,31 +50,31 @@ OTHER = {
 }
 
 
-def changed(**fields):
+def changed(**fields: Any) -> Task:
     return Task.model_validate(TASK.model_dump() | fields)
 
 
-def test_every_field_is_tried():
+def test_every_field_is_tried() -> None:
     assert set(OTHER) == set(Task.model_fields)
 
 
 @pytest.mark.parametrize("field", OTHER)
-def test_the_id_changes_with_every_field(field):
+def test_the_id_changes_with_every_field(field: str) -> None:
     assert getattr(TASK, field) != OTHER[field]
     assert changed(**{field: OTHER[field]}).task_id() != TASK.task_id()
 
 
-def test_the_id_of_equal_tasks_is_equal():
+def test_the_id_of_equal_tasks_is_equal() -> None:
     assert changed().task_id() == TASK.task_id()
     assert len(TASK.task_id()) == 32
 
 
-def test_swapped_digests_give_another_id():
+def test_swapped_digests_give_another_id() -> None:
     assert changed(data_digest=b"i" * 32, initial_state=b"d" * 32).task_id() != TASK.task_id()
 
 
 @pytest.mark.parametrize("field", ["data_digest", "initial_state", "reference_replay"])
-def test_a_task_has_no_id_before_it_is_measured(field):
+def test_a_task_has_no_id_before_it_is_measured(field: str) -> None:
     task = changed(**{field: None})
     assert not task.is_measured
     with pytest.raises(AssertionError):
@@ -77,7 +82,7 @@ def test_a_task_has_no_id_before_it_is_measured(field):
 
 
 @pytest.mark.parametrize("chain", [CHAIN, None], ids=["published", "not yet"])
-def test_a_saved_file_loads_again(tmp_path, chain):
+def test_a_saved_file_loads_again(tmp_path: Path, chain: Deployment | None) -> None:
     path = tmp_path / "runs" / "task.toml"
     file = TaskFile(task=changed(learning_rate=1 / 3, audit_fraction=1e-7), chain=chain)
     save(path, file)
@@ -86,20 +91,20 @@ def test_a_saved_file_loads_again(tmp_path, chain):
 
 
 @pytest.mark.parametrize("apart", ["profile", "codes"])  # tolerant is not for int4
-def test_every_field_survives_a_file(tmp_path, apart):
+def test_every_field_survives_a_file(tmp_path: Path, apart: str) -> None:
     path = tmp_path / "task.toml"
     file = TaskFile(task=changed(**{name: value for name, value in OTHER.items() if name != apart}), chain=CHAIN)
     save(path, file)
     assert load(path) == file
 
 
-def test_an_empty_task_table_is_the_default_task(tmp_path):
+def test_an_empty_task_table_is_the_default_task(tmp_path: Path) -> None:
     path = tmp_path / "task.toml"
     path.write_text("[task]\n")
     assert load(path) == TaskFile(task=Task())
 
 
-def test_digests_may_be_written_with_0x(tmp_path):
+def test_digests_may_be_written_with_0x(tmp_path: Path) -> None:
     path = tmp_path / "task.toml"
     path.write_text(f'[task]\ndata_digest = "0x{"ab" * 32}"\n')
     assert load(path).task.data_digest == b"\xab" * 32
@@ -133,7 +138,7 @@ def test_digests_may_be_written_with_0x(tmp_path):
         ("[task]\nseed = 1\nseed = 2\n", "not readable as TOML"),
     ],
 )
-def test_a_file_that_cannot_be_used_says_why(tmp_path, text, words):
+def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "task.toml"
     path.write_text(text)
     with pytest.raises(TaskError) as refused:
@@ -142,31 +147,31 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path, text, words):
     assert str(path) in str(refused.value)
 
 
-def test_every_rule_can_be_a_tasks():
+def test_every_rule_can_be_a_tasks() -> None:
     assert len(RULES) == 32
     assert {changed(rule=rule).rule for rule in RULES} == set(RULES)
 
 
-def test_a_missing_file_says_how_to_get_one(tmp_path):
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="p2pdfl devchain"):
         load(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe", b"\x00"], ids=["not UTF-8", "NUL"])
-def test_binary_files_are_refused(tmp_path, data):
+def test_binary_files_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "task.toml"
     path.write_bytes(data)
     with pytest.raises(TaskError, match="not readable as TOML"):
         load(path)
 
 
-def test_a_directory_is_refused(tmp_path):
+def test_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="not readable as TOML"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(("training_rounds", "epoch_rounds"), [(20, 13), (1, 3), (1, 50), (7, 13), (100, 3)])
-def test_epochs_partition_the_rounds(training_rounds, epoch_rounds):
+def test_epochs_partition_the_rounds(training_rounds: int, epoch_rounds: int) -> None:
     task = changed(training_rounds=training_rounds, epoch_rounds=epoch_rounds)
     epochs = [task.epoch_of(round) for round in range(task.total_rounds)]
     assert sorted(set(epochs)) == list(range(task.epoch_count))
@@ -178,7 +183,7 @@ def test_epochs_partition_the_rounds(training_rounds, epoch_rounds):
         assert epochs.count(epoch) >= min(epoch_rounds, task.total_rounds)
 
 
-def test_tables_are_frozen():
+def test_tables_are_frozen() -> None:
     assert isinstance(TASK, BaseModel)
     with pytest.raises(ValueError, match="frozen"):
-        TASK.seed = 5
+        TASK.seed = 5  # type: ignore[misc]

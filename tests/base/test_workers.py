@@ -57,8 +57,8 @@ async def test_a_limiter_holds_back_what_is_too_much() -> None:
 
 def test_leaving_ends_the_process_in_the_middle_of_work_with_the_code_and_all_that_was_said() -> None:
     program = (
-        "import threading, time; from p2pdfl import threads; "
-        "threading.Thread(target=time.sleep, args=(3600,)).start(); print('said', end=''); threads.leave(7)"
+        "import threading, time; from p2pdfl.base import workers; "
+        "threading.Thread(target=time.sleep, args=(3600,)).start(); print('said', end=''); workers.leave(7)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (7, "said", "")

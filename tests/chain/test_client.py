@@ -383,7 +383,7 @@ from pathlib import Path
 from p2pdfl.chain.client import ChainClient, fund
 from p2pdfl.crypto.envelope import Signer, possession_digest
 from p2pdfl.crypto.keys import derive
-from p2pdfl.task import load
+from p2pdfl.base.task import load
 file = load(Path(sys.argv[1]))
 keys = derive(bytes.fromhex(sys.argv[2]))
 fund(file.chain.rpc, keys.address, 10**18)

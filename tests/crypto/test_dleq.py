@@ -1,11 +1,14 @@
 """A proof of equal logarithms holds for what it was made for, and nothing else."""
 
+from __future__ import annotations
+
 import dataclasses
 import random
 
 import pytest
 from coincurve import PublicKey
 
+from p2pdfl.base.types import Point
 from p2pdfl.crypto import dleq, group, transcript
 from p2pdfl.crypto.dleq import Proof, Statement
 
@@ -13,11 +16,11 @@ ENTROPY = random.Random(1).randbytes
 SECRET = group.random_scalar(ENTROPY)
 
 
-def point_of(secret):
+def point_of(secret: int) -> Point:
     return group.public_key(group.encode_scalar(secret))
 
 
-def times(point, secret):
+def times(point: Point, secret: int) -> Point:
     return group.encode(group.multiply(group.decode(point), secret))
 
 
@@ -26,15 +29,15 @@ STATEMENT = Statement(context=b"c" * 32, public=point_of(SECRET), base=BASE, ima
 PROOF = dleq.prove(STATEMENT, SECRET, ENTROPY)
 
 
-def is_valid(statement, proof):
+def is_valid(statement: Statement, proof: Proof) -> bool:
     return dleq.find_invalid([(statement, proof)], ENTROPY) == set()
 
 
-def test_a_proof_of_a_true_statement_verifies():
+def test_a_proof_of_a_true_statement_verifies() -> None:
     assert is_valid(STATEMENT, PROOF)
 
 
-def test_a_proof_satisfies_its_equations_in_libsecp256k1():
+def test_a_proof_satisfies_its_equations_in_libsecp256k1() -> None:
     challenge = transcript.challenge(
         "p2pdfl/dleq/1",
         STATEMENT.context,
@@ -53,13 +56,13 @@ def test_a_proof_satisfies_its_equations_in_libsecp256k1():
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Statement)])
-def test_a_proof_is_for_one_statement(field):
+def test_a_proof_is_for_one_statement(field: str) -> None:
     other = b"d" * 32 if field == "context" else point_of(99)
     assert not is_valid(dataclasses.replace(STATEMENT, **{field: other}), PROOF)
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Proof)])
-def test_a_changed_proof_is_refused(field):
+def test_a_changed_proof_is_refused(field: str) -> None:
     other = (5).to_bytes(32, "big") if field == "response" else point_of(99)
     assert not is_valid(STATEMENT, dataclasses.replace(PROOF, **{field: other}))
 
@@ -75,26 +78,26 @@ def test_a_changed_proof_is_refused(field):
     ],
     ids=["zero", "above q", "empty", "zero point", "tag 4"],
 )
-def test_a_malformed_proof_is_refused(change):
+def test_a_malformed_proof_is_refused(change: dict[str, bytes]) -> None:
     assert not is_valid(STATEMENT, dataclasses.replace(PROOF, **change))
 
 
-def test_a_proof_of_a_false_statement_is_refused():
+def test_a_proof_of_a_false_statement_is_refused() -> None:
     false = dataclasses.replace(STATEMENT, image=times(BASE, SECRET + 1))
     assert not is_valid(false, dleq.prove(false, SECRET, ENTROPY))
 
 
-def test_a_malformed_public_point_is_not_blamed_on_the_prover():
+def test_a_malformed_public_point_is_not_blamed_on_the_prover() -> None:
     with pytest.raises(group.InvalidPoint):
         is_valid(dataclasses.replace(STATEMENT, public=bytes(33)), PROOF)
 
 
-def test_a_base_chosen_after_the_challenge_is_refused():
+def test_a_base_chosen_after_the_challenge_is_refused() -> None:
     """The forgery against challenges that leave out the base, as deployed libraries had them."""
     nonce = group.random_scalar(ENTROPY)
     commitment_generator, commitment_base = point_of(nonce), point_of(group.random_scalar(ENTROPY))
 
-    def forge(challenge):
+    def forge(challenge: int) -> tuple[Statement, Proof]:
         response = (nonce - challenge * SECRET) % group.ORDER
         base = group.weighted_sum(
             [pow(response, -1, group.ORDER), -challenge * pow(response, -1, group.ORDER)],
@@ -119,7 +122,7 @@ def test_a_base_chosen_after_the_challenge_is_refused():
     assert not is_valid(*forge(transcript.challenge("p2pdfl/dleq/1", *full_parts)))
 
 
-def crooked_proof(error_generator, error_base):
+def crooked_proof(error_generator: int, error_base: int) -> tuple[Statement, Proof]:
     """A proof whose equations are each wrong by a multiple of G."""
     nonce = group.random_scalar(ENTROPY)
     first, second = (
@@ -139,20 +142,20 @@ def crooked_proof(error_generator, error_base):
     return STATEMENT, Proof(commitment_generator=first, commitment_base=second, response=response)
 
 
-def test_a_proof_by_the_book_verifies():
+def test_a_proof_by_the_book_verifies() -> None:
     assert dleq.find_invalid([crooked_proof(0, 0)], ENTROPY) == set()
 
 
-def test_errors_do_not_cancel_out_within_a_proof():
+def test_errors_do_not_cancel_out_within_a_proof() -> None:
     assert dleq.find_invalid([crooked_proof(1, -1)], ENTROPY) == {0}
 
 
-def test_errors_do_not_cancel_out_across_proofs():
+def test_errors_do_not_cancel_out_across_proofs() -> None:
     items = [crooked_proof(1, 0), (STATEMENT, PROOF), crooked_proof(-1, 0)]
     assert dleq.find_invalid(items, ENTROPY) == {0, 2}
 
 
-def test_in_a_batch_exactly_the_invalid_ones_are_named():
+def test_in_a_batch_exactly_the_invalid_ones_are_named() -> None:
     items = [(STATEMENT, dleq.prove(STATEMENT, SECRET, ENTROPY)) for _ in range(9)]
     for index in (2, 3, 8):
         items[index] = (dataclasses.replace(STATEMENT, context=b"d" * 32), items[index][1])
@@ -160,5 +163,5 @@ def test_in_a_batch_exactly_the_invalid_ones_are_named():
     assert dleq.find_invalid(items, ENTROPY) == {2, 3, 5, 8}
 
 
-def test_an_empty_batch_is_valid():
+def test_an_empty_batch_is_valid() -> None:
     assert dleq.find_invalid([], ENTROPY) == set()

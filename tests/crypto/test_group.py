@@ -1,5 +1,7 @@
 """Strict encodings, and petlib's arithmetic against libsecp256k1's."""
 
+from __future__ import annotations
+
 import random
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from petlib.ec import EcGroup, EcPt
 
+from p2pdfl.base.types import Point
 from p2pdfl.crypto import group
 
 FIELD = 2**256 - 2**32 - 977
@@ -16,11 +19,11 @@ scalars = st.integers(1, group.ORDER - 1)
 few = settings(max_examples=25)
 
 
-def point_of(secret):
+def point_of(secret: int) -> Point:
     return group.public_key(group.encode_scalar(secret))
 
 
-def x_at_or_above_the_order():
+def x_at_or_above_the_order() -> int:
     """An x in [q, field prime) that is on the curve: a valid point that ecrecover cannot express."""
     x = group.ORDER
     while pow((x**3 + 7) % FIELD, (FIELD - 1) // 2, FIELD) != 1:
@@ -30,21 +33,21 @@ def x_at_or_above_the_order():
 
 @given(secret=scalars)
 @few
-def test_points_round_trip(secret):
+def test_points_round_trip(secret: int) -> None:
     point = point_of(secret)
     assert group.encode(group.decode(point)) == point
 
 
 @given(secret=scalars)
 @few
-def test_decoding_agrees_with_openssl(secret):
+def test_decoding_agrees_with_openssl(secret: int) -> None:
     point = point_of(secret)
     assert group.decode(point) == EcPt.from_binary(point, EcGroup(714))
 
 
 @given(secret=scalars)
 @few
-def test_a_public_key_is_libsecp256k1s(secret):
+def test_a_public_key_is_libsecp256k1s(secret: int) -> None:
     assert point_of(secret) == PublicKey.from_secret(secret.to_bytes(32, "big")).format()
 
 
@@ -86,18 +89,18 @@ HYBRID = bytes([6 + (UNCOMPRESSED[-1] & 1)]) + UNCOMPRESSED[1:]
         "x above the field",
     ],
 )
-def test_other_encodings_are_refused(encoding, reason):
+def test_other_encodings_are_refused(encoding: bytes, reason: str) -> None:
     for refuse in (group.decode, group.check, group.coordinates):
         with pytest.raises(group.InvalidPoint, match=reason):
             refuse(encoding)
 
 
-def test_the_point_with_x_above_the_order_would_otherwise_be_valid():
+def test_the_point_with_x_above_the_order_would_otherwise_be_valid() -> None:
     PublicKey(b"\x02" + x_at_or_above_the_order().to_bytes(32, "big"))
 
 
 @given(data=st.binary(max_size=70) | st.binary(min_size=32, max_size=32).map(lambda x: b"\x03" + x))
-def test_random_bytes_decode_or_are_refused(data):
+def test_random_bytes_decode_or_are_refused(data: bytes) -> None:
     try:
         element = group.decode(data)
     except group.InvalidPoint:
@@ -105,41 +108,41 @@ def test_random_bytes_decode_or_are_refused(data):
     assert group.encode(element) == data
 
 
-def test_infinity_has_no_encoding():
+def test_infinity_has_no_encoding() -> None:
     with pytest.raises(group.InvalidPoint, match="infinity"):
         group.encode(group.weighted_sum([], []))
 
 
 @given(value=st.integers(0, group.ORDER - 1))
-def test_scalars_round_trip(value):
+def test_scalars_round_trip(value: int) -> None:
     assert group.decode_scalar(group.encode_scalar(value)) == value
 
 
 @pytest.mark.parametrize("value", [group.ORDER, group.ORDER + 1, 2**256 - 1])
-def test_scalars_at_or_above_the_order_are_refused(value):
+def test_scalars_at_or_above_the_order_are_refused(value: int) -> None:
     with pytest.raises(group.InvalidScalar):
         group.decode_scalar(value.to_bytes(32, "big"))
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
-def test_scalars_of_other_lengths_are_refused(length):
+def test_scalars_of_other_lengths_are_refused(length: int) -> None:
     with pytest.raises(group.InvalidScalar):
         group.decode_scalar(bytes(length))
 
 
-def test_zero_is_no_secret():
+def test_zero_is_no_secret() -> None:
     with pytest.raises(group.InvalidScalar, match="zero"):
         group.public_key(bytes(32))
 
 
 @pytest.mark.parametrize("wide", [bytes(48), b"\xff" * 48, (group.ORDER - 1).to_bytes(48, "big")])
-def test_a_random_scalar_is_never_zero(wide):
+def test_a_random_scalar_is_never_zero(wide: bytes) -> None:
     assert 0 < group.nonzero_scalar(wide) < group.ORDER
 
 
 @given(base=scalars, secret=scalars)
 @few
-def test_multiplication_agrees_with_libsecp256k1(base, secret):
+def test_multiplication_agrees_with_libsecp256k1(base: int, secret: int) -> None:
     ours = group.multiply(group.decode(point_of(base)), secret)
     theirs = PublicKey(point_of(base)).multiply(secret.to_bytes(32, "big")).format()
     assert group.encode(ours) == theirs
@@ -147,7 +150,7 @@ def test_multiplication_agrees_with_libsecp256k1(base, secret):
 
 @given(weights=st.lists(scalars, min_size=1, max_size=6), seed=st.integers())
 @few
-def test_a_weighted_sum_agrees_with_libsecp256k1(weights, seed):
+def test_a_weighted_sum_agrees_with_libsecp256k1(weights: list[int], seed: int) -> None:
     stream = random.Random(seed)
     points = [point_of(stream.randrange(1, group.ORDER)) for _ in weights]
     products = [
@@ -157,25 +160,25 @@ def test_a_weighted_sum_agrees_with_libsecp256k1(weights, seed):
     assert group.encode(ours) == PublicKey.combine_keys(products).format()
 
 
-def test_a_weighted_sum_counts_mod_the_order():
+def test_a_weighted_sum_counts_mod_the_order() -> None:
     assert group.weighted_sum([group.ORDER + 3], [group.GENERATOR]) == group.decode(point_of(3))
     assert group.weighted_sum([-1], [group.GENERATOR]) == group.decode(point_of(group.ORDER - 1))
 
 
-def test_a_weighted_sum_may_be_longer_than_one_product():
+def test_a_weighted_sum_may_be_longer_than_one_product() -> None:
     count = 600
     assert group.weighted_sum([1] * count, [group.GENERATOR] * count) == group.decode(point_of(count))
 
 
-def test_a_sum_of_points_is_their_sum():
+def test_a_sum_of_points_is_their_sum() -> None:
     assert group.sum_points([point_of(3), point_of(4), point_of(5)]) == point_of(12)
 
 
-def test_a_sum_that_is_infinity_is_refused():
+def test_a_sum_that_is_infinity_is_refused() -> None:
     with pytest.raises(group.InvalidPoint, match="sum is infinity"):
         group.sum_points([point_of(3), point_of(group.ORDER - 3)])
 
 
-def test_the_generator_is_secp256k1s():
+def test_the_generator_is_secp256k1s() -> None:
     assert EcGroup(714).generator() == group.GENERATOR
     assert int(EcGroup(714).order().hex(), 16) == group.ORDER

@@ -86,15 +86,15 @@ def change_codec_input(data: bytes, size_max: int, seed: int) -> bytes:
     """Half of the time as a tree of values, so that the result is msgpack again."""
     rng = random.Random(seed)
     if not data or rng.randrange(2):
-        return atheris.Mutate(data, size_max)
+        return bytes(atheris.Mutate(data, size_max))
     try:
         tree = msgpack.unpackb(data[1:], raw=True, use_list=True, strict_map_key=False)
         for _ in range(rng.randint(1, 3)):
             tree = _changed(tree, rng)
         changed = bytes([rng.choice([data[0], data[0], rng.randrange(256)])]) + msgpack.packb(tree)
     except (ValueError, OverflowError, TypeError, RecursionError, msgpack.UnpackException):
-        return atheris.Mutate(data, size_max)
-    return changed[:size_max]
+        return bytes(atheris.Mutate(data, size_max))
+    return bytes(changed[:size_max])
 
 
 def _changed(tree: Any, rng: random.Random) -> Any:

@@ -58,14 +58,19 @@ def _value(annotation: Any, metadata: tuple[Any, ...], rng: random.Random) -> An
     if annotation is bool:
         return rng.random() < 0.5
     if annotation is int:
-        low = max((item.ge for item in metadata if isinstance(item, Ge)), default=0)
-        high = min(item.lt for item in metadata if isinstance(item, Lt))
+        low = max((_number(item.ge) for item in metadata if isinstance(item, Ge)), default=0)
+        high = min(_number(item.lt) for item in metadata if isinstance(item, Lt))
         return rng.choice([low, high - 1, rng.randrange(low, high)])
     if annotation is bytes:
         return rng.randbytes(rng.randint(lengths[0].min_length, min(lengths[0].max_length or 64, 64)))
     assert issubclass(annotation, Wire), annotation
     fields = annotation.model_fields.items()
     return annotation(**{name: _value(field.annotation, tuple(field.metadata), rng) for name, field in fields})
+
+
+def _number(bound: object) -> int:
+    assert isinstance(bound, int)
+    return bound
 
 
 def _gossip(rng: random.Random) -> Iterator[bytes]:

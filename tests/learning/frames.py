@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -37,7 +38,8 @@ def skippable(content: bytes) -> bytes:
 
 
 def compressed(payload: bytes, level: int = 3, **options: bool) -> bytes:
-    return zstandard.ZstdCompressor(level=level, **({"write_checksum": True} | options)).compress(payload)
+    settings: dict[str, Any] = {"write_checksum": True, **options}
+    return zstandard.ZstdCompressor(level=level, **settings).compress(payload)
 
 
 def an_update(header: Header, coding: Coding) -> bytes:

@@ -179,7 +179,7 @@ def backdoor(tolerant: Learner, state: State) -> np.ndarray:
     difference = vector(tolerant, WithBackdoor(tolerant.task).train(state, **ASSIGNMENT)) - vector(
         tolerant, tolerant.train(state, **ASSIGNMENT)
     )
-    return difference / float(np.linalg.norm(difference))
+    return np.asarray(difference / float(np.linalg.norm(difference)))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ BAD: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 def honest_diameters(base: str, count: int, f: int) -> float:
     """How many diameters of the honest rows the aggregate may lie from their mean, by the argument for each rule."""
     ratio = f / (count - f)
-    return {
+    diameters: dict[str, float] = {
         # in each coordinate between two honest values, and in no more than `dimension` coordinates at once
         "median": DIMENSION**0.5,
         "trimmed_mean": DIMENSION**0.5,
@@ -67,7 +67,8 @@ def honest_diameters(base: str, count: int, f: int) -> float:
         "centered_clip": 1 + 1 / (1 - ratio**2) ** 0.5,
         # a row of the subset is honest, and its diameter at most theirs
         "mda": 2,
-    }[base]
+    }
+    return diameters[base]
 
 
 DIMENSION = 6

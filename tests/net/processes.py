@@ -35,7 +35,8 @@ class PeerProcess:
         self.heard: list[str] = []
         self._changed = trio.Event()
 
-    async def follow(self, *, task_status: trio.TaskStatus[None]) -> None:
+    # libp2p brings the stubs of trio-typing, which are before trio.TaskStatus
+    async def follow(self, *, task_status: trio.TaskStatus[None]) -> None:  # type: ignore[name-defined]
         unread = b""
         assert self.process.stdout is not None
         async for data in self.process.stdout:
@@ -85,7 +86,7 @@ async def peer_process(
 ) -> AsyncIterator[PeerProcess]:
     command = [sys.executable, "-m", "tests.net.processes", name, "--listen", listen]
     command += [flag for address in bootstrap for flag in ("--bootstrap", address)]
-    command += [] if address_book is None else ["--remembered", str(address_book)]
+    command += [] if address_book is None else ["--address-book", str(address_book)]
     if namespace is not None:
         command = ["ip", "netns", "exec", namespace, *command]
     start = partial(
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--listen", default=LOOPBACK)
     parser.add_argument("--bootstrap", action="append", default=[])
-    parser.add_argument("--remembered", type=Path)
+    parser.add_argument("--address-book", type=Path)
     trio.run(live, parser.parse_args())
 
 

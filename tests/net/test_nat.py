@@ -70,6 +70,7 @@ REASON = why_not()
 pytestmark = [
     pytest.mark.net,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(REASON is not None, reason=REASON or ""),
 ]
 
@@ -158,7 +159,8 @@ class NatPeer:
 
 @contextmanager
 def peer(internet: Internet, name: str, *arguments: str) -> Iterator[NatPeer]:
-    command = ["ip", "netns", "exec", internet.space(name), sys.executable, Path(__file__).with_name("nat_peer.py")]
+    program = str(Path(__file__).with_name("nat_peer.py"))
+    command = ["ip", "netns", "exec", internet.space(name), sys.executable, program]
     process = subprocess.Popen(
         ["timeout", "60", *command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 import trio
@@ -128,7 +129,7 @@ async def test_who_announces_a_name_is_found_by_others() -> None:
         assert named.peer_id in third.connected()
 
 
-def opened(name: str, listen: list[str], via: Sequence[str] = ()):
+def opened(name: str, listen: list[str], via: Sequence[str] = ()) -> AbstractAsyncContextManager[Network]:
     return open_network(key_seed=seed(name), listen=listen, bootstrap=[], topic=TOPIC, via=via)
 
 

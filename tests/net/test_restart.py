@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -23,8 +24,8 @@ async def break_pubsub(victim: Network) -> None:
 
 async def break_swarm(victim: Network) -> None:
     """An exception in the service's own task, which nothing contains."""
-    swarm = adapter.swarm_of(victim._host)
-    swarm.manager._task_nursery.start_soon(raising)
+    manager: Any = adapter.swarm_of(victim._host).manager
+    manager._task_nursery.start_soon(raising)
 
 
 async def break_dht(victim: Network) -> None:
@@ -32,10 +33,12 @@ async def break_dht(victim: Network) -> None:
 
 
 async def break_mesh(victim: Network) -> None:
-    victim._gossip.mesh.manager._task_nursery.start_soon(raising)
+    manager: Any = victim._gossip.mesh.manager
+    manager._task_nursery.start_soon(raising)
 
 
 async def break_listener(victim: Network) -> None:
+    listener: Any
     [listener] = adapter.swarm_of(victim._host).listeners.values()
     listener.listeners[0].socket.close()
 

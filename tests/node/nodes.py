@@ -28,7 +28,7 @@ from p2pdfl.node.compute import Compute
 from p2pdfl.node.event_log import EventLog
 from p2pdfl.node.node import Node, NodeResult, admit
 from p2pdfl.node.store import Store
-from p2pdfl.protocol.config import Setup
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.round import Diverged
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.start import Genesis, at_genesis
@@ -81,12 +81,11 @@ class Place:
     def client(self, name: str) -> ChainClient:
         return ChainClient(self.deployment, self.task, keys_of(name).chain_secret)
 
-    def setup(self, name: str) -> Setup:
-        return Setup(
+    def config(self) -> RunConfig:
+        return RunConfig(
             task=self.task,
             task_id=self.task.task_id(),
             domain=Domain(chain_id=self.deployment.chain_id, contract=self.deployment.contract),
-            signer=Signer(keys_of(name).chain_secret),
         )
 
     def register(self, name: str, peer_id: bytes) -> None:
@@ -156,7 +155,7 @@ def member(
     keys, task = keys_of(name), at.task
     home = at.directory / name
     home.mkdir(exist_ok=True)
-    setup = at.setup(name)
+    config = at.config()
     genesis = at.genesis()
     admit(network, genesis.registrations)
     client = at.client(name)
@@ -169,10 +168,11 @@ def member(
 
     with Store(home / "store.sqlite") as store, EventLog(home / "events.jsonl", tell) as event_log:
         signed = [packet for round in range(task.total_rounds) for packet in store.envelopes(round)]
-        run = Run(setup, position.start if position else at_genesis(setup, genesis), signed)
+        start = position.start if position else at_genesis(config, genesis)
+        run = Run(config, Signer(keys.chain_secret), start, signed)
         node = Node(
             machine=run,
-            compute=computes(learner(task), setup.task_id, keys, secrets.token_bytes),
+            compute=computes(learner(task), config.task_id, keys, secrets.token_bytes),
             store=store,
             network=network,
             workers=Threads(),
@@ -181,7 +181,7 @@ def member(
             home=home,
             first_round=position.start.round if position else 0,
             state=position.state if position else None,
-            history_rounds=setup.history_rounds,
+            history_rounds=config.history_rounds,
             rng=random.Random(name),
         )
         this = Member(name=name, node=node, run=run, event_log=event_log, told=told)
@@ -275,7 +275,14 @@ async def town(
     directory: Path, task: Task, *, limit_s: float = 60.0, limits: Limits | None = None
 ) -> AsyncIterator[Town]:
     learner(task)
-    with place(directory, task) as at, trio.fail_after(limit_s):
+    with place(directory, task) as at:
+        async with town_at(at, limit_s=limit_s, limits=limits) as here:
+            yield here
+
+
+@asynccontextmanager
+async def town_at(at: Place, *, limit_s: float = 60.0, limits: Limits | None = None) -> AsyncIterator[Town]:
+    with trio.fail_after(limit_s):
         async with trio.open_nursery() as nursery:
             yield (here := Town(at, nursery, limits))
             await here.stop(*here.networks)

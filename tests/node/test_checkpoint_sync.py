@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import trio
 
-from node.nodes import Town, keys_of, learner, measured, town
+from node.nodes import Place, Town, keys_of, learner, measured, place, town_at
 from p2pdfl.base import params
 from p2pdfl.base.codec import encode
 from p2pdfl.base.workers import Threads
@@ -44,12 +46,10 @@ class InOrder(random.Random):
         items.sort(key=self._order.index)
 
 
-@asynccontextmanager
-async def anchored(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Town]:
-    """Three members, the first two of whose four epochs are anchored; and late, who is registered, and with whom they
-    would talk."""
-    # rounds are faster here than the chain, and late must be let in
-    monkeypatch.setattr(params, "CHAIN_WATCH_S", 0.0)
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """What three members have on disk, and the chain, when the first two of four epochs are anchored; late is
+    registered."""
     task = measured(
         members_min=3,
         training_rounds=21,
@@ -59,17 +59,49 @@ async def anchored(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         outer_momentum=0.5,
         outer_learning_rate=0.7,
     )
-    async with town(directory, task, limit_s=120.0) as here:
-        await here.found(*NAMES)
-        await here.open("late")
-        await trio.to_thread.run_sync(here.at.register, "late", here.networks["late"].peer_id)
-        await here.begin(*NAMES)
-        client = here.at.client("late")
-        while await trio.to_thread.run_sync(client.next_epoch) < 2:  # noqa: ASYNC110  the chain is polled
-            await trio.sleep(0.05)
-        client.close()
-        await here.networks["late"].wait_connected(3)
-        yield here
+
+    async def until_two_are_anchored(at: Place) -> None:
+        async with town_at(at, limit_s=120.0) as here:
+            await here.found(*NAMES)
+            await here.open("late")
+            await trio.to_thread.run_sync(here.at.register, "late", here.networks["late"].peer_id)
+            await here.begin(*NAMES)
+            client = here.at.client("late")
+            while await trio.to_thread.run_sync(client.next_epoch) < 2:  # noqa: ASYNC110  the chain is polled
+                await trio.sleep(0.05)
+            client.close()
+
+    with place(tmp_path_factory.mktemp("two_epochs"), task) as at:
+        with pytest.MonkeyPatch.context() as watching:
+            # rounds are faster here than the chain, and late must be let in
+            watching.setattr(params, "CHAIN_WATCH_S", 0.0)
+            trio.run(until_two_are_anchored, at)
+        yield at
+
+
+Anchored = Callable[[], AbstractAsyncContextManager[Town]]
+
+
+@pytest.fixture
+def anchored(two_epochs: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Anchored:
+    """The three members going on from there, and the network of late, with whom they would talk."""
+    monkeypatch.setattr(params, "CHAIN_WATCH_S", 0.0)
+
+    @asynccontextmanager
+    async def anchored() -> AsyncIterator[Town]:
+        for name in NAMES:
+            shutil.copytree(two_epochs.directory / name, tmp_path / name)
+        snapshot = two_epochs.chain.request("evm_snapshot")
+        try:
+            async with town_at(replace(two_epochs, directory=tmp_path, addresses=[])) as here:
+                await here.open(*NAMES, "late")
+                await here.begin(*NAMES)
+                await here.networks["late"].wait_connected(3)
+                yield here
+        finally:
+            assert two_epochs.chain.request("evm_revert", snapshot)
+
+    return anchored
 
 
 @asynccontextmanager
@@ -79,17 +111,17 @@ async def resumer(
     home = here.at.directory / name
     home.mkdir(exist_ok=True)
     told: Told = []
-    setup, genesis, client = here.at.setup(name), here.at.genesis(), here.at.client(name)
+    config, genesis, client = here.at.config(), here.at.genesis(), here.at.client(name)
     network: Network = here.networks[name]
     admit(network, client.registrations())
     with (
         Store(home / "store.sqlite") as store,
         EventLog(home / "events.jsonl", lambda event, fields: told.append((event, dict(fields)))) as event_log,
     ):
-        compute = Compute(learner(here.at.task), setup.task_id, keys_of(name), secrets.token_bytes)
+        compute = Compute(learner(here.at.task), config.task_id, keys_of(name), secrets.token_bytes)
         yield (
             CheckpointSync(
-                config=setup,
+                config=config,
                 genesis=genesis,
                 chain=client,
                 store=store,
@@ -113,15 +145,13 @@ def assert_is_boundary(here: Town, position: Position) -> None:
     round = position.start.round
     assert round % EPOCH_ROUNDS == 0
     assert round >= EPOCH_ROUNDS
-    assert position.start.head == here.members["bob"].node._heads[round - 1]
+    assert position.start.head == here.members["bob"].node.store.heads()[round - 1]
     assert position.state.digest() == position.start.state
     assert position.state.momentum.any()
 
 
-async def test_who_comes_with_an_empty_disk_joins_at_an_anchor_and_ends_as_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with anchored(tmp_path, monkeypatch) as here:
+async def test_who_comes_with_an_empty_disk_joins_at_an_anchor_and_ends_as_all(anchored: Anchored) -> None:
+    async with anchored() as here:
         position, told = await position_of(here)
         assert_is_boundary(here, position)
         assert [event for event, _ in told] == ["joined"]
@@ -134,10 +164,8 @@ async def test_who_comes_with_an_empty_disk_joins_at_an_anchor_and_ends_as_all(
         assert late == {round: results[0].heads[round] for round in late}
 
 
-async def test_what_was_pulled_is_on_disk_so_that_a_restart_needs_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with anchored(tmp_path, monkeypatch) as here:
+async def test_what_was_pulled_is_on_disk_so_that_a_restart_needs_nobody(anchored: Anchored) -> None:
+    async with anchored() as here:
         position, _ = await position_of(here)
         await here.stop(*NAMES)
         again, told = await position_of(here)
@@ -148,9 +176,9 @@ async def test_what_was_pulled_is_on_disk_so_that_a_restart_needs_nobody(
 
 
 async def test_who_hands_out_another_checkpoint_than_the_anchored_one_is_blamed_and_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    anchored: Anchored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with anchored(tmp_path, monkeypatch) as here:
+    async with anchored() as here:
         store = here.members["ada"].node.store
 
         def forge() -> None:
@@ -171,12 +199,12 @@ async def test_who_hands_out_another_checkpoint_than_the_anchored_one_is_blamed_
 
 @pytest.mark.parametrize("reply", [b"\xc0", encode(CheckpointReply(checkpoint=bytes(32)))])
 async def test_who_answers_junk_or_offers_what_it_does_not_serve_costs_one_attempt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: bytes
+    anchored: Anchored, reply: bytes
 ) -> None:
     async def answer(peer: bytes, request: bytes) -> bytes:
         return reply
 
-    async with anchored(tmp_path, monkeypatch) as here:
+    async with anchored() as here:
         here.networks["ada"].serve(CHECKPOINT_PROTOCOL, answer, request_bytes_max=64)
         position, told = await position_of(here)
         assert_is_boundary(here, position)
@@ -184,13 +212,11 @@ async def test_who_answers_junk_or_offers_what_it_does_not_serve_costs_one_attem
         assert told[-1][1]["peer_id"] == here.networks["bob"].peer_id.decode()
 
 
-async def test_if_nobody_has_one_the_run_is_followed_from_its_first_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_if_nobody_has_one_the_run_is_followed_from_its_first_round(anchored: Anchored) -> None:
     async def none(peer: bytes, request: bytes) -> bytes:
         return encode(CheckpointReply(checkpoint=None))
 
-    async with anchored(tmp_path, monkeypatch) as here:
+    async with anchored() as here:
         for name in NAMES:
             here.networks[name].serve(CHECKPOINT_PROTOCOL, none, request_bytes_max=64)
         position, told = await position_of(here)
@@ -199,7 +225,7 @@ async def test_if_nobody_has_one_the_run_is_followed_from_its_first_round(
 
 
 async def test_who_does_not_answer_is_asked_again_and_not_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    anchored: Anchored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_sync, "ASK_S", 1.0)
     monkeypatch.setattr(checkpoint_sync, "ASK_PAUSE_S", 0.1)
@@ -209,7 +235,7 @@ async def test_who_does_not_answer_is_asked_again_and_not_for_ever(
         asked.append(request)
         raise ValueError
 
-    async with anchored(tmp_path, monkeypatch) as here:
+    async with anchored() as here:
         for name in NAMES:
             here.networks[name].serve(CHECKPOINT_PROTOCOL, break_off, request_bytes_max=64)
         position, told = await position_of(here)
@@ -218,8 +244,8 @@ async def test_who_does_not_answer_is_asked_again_and_not_for_ever(
         assert len(asked) > 6
 
 
-async def test_a_request_that_is_none_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with anchored(tmp_path, monkeypatch) as here:
+async def test_a_request_that_is_none_is_not_answered(anchored: Anchored) -> None:
+    async with anchored() as here:
         with pytest.raises(Refused):
             await here.networks["late"].request(
                 here.networks["ada"].peer_id, CHECKPOINT_PROTOCOL, b"junk", reply_bytes_max=64, timeout_s=5

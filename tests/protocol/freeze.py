@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import ModuleType
 from typing import Any
 
+from p2pdfl.base.task import Task
 from p2pdfl.base.types import Wire
-from p2pdfl.protocol.config import Setup
-from p2pdfl.protocol.evidence_pool import EvidencePool
+from p2pdfl.crypto.envelope import Signer
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.membership import EpochMembers
-from p2pdfl.protocol.run import Run
+
+RESYNC_SOONER = ("resync_ms", "due_ms", "refused")
+"""What a message may change though it is refused, as from others that are ahead."""
 
 
-def freeze(value: Any) -> Any:
+def freeze(value: Any, ignoring: Collection[str] = ()) -> Any:
+    """ignoring: attributes, without the underscore of private ones."""
     match value:
         case None | bool() | int() | float() | str() | bytes() | Enum() | Wire():
             return value
-        case Setup() | EpochMembers() | ModuleType():
+        case RunConfig() | Task() | Signer() | EpochMembers() | ModuleType():
             return id(value)
-        case Run():
-            return {name: freeze(held) for name, held in vars(value).items() if name not in ("setup", "refused")}
         case Mapping():
-            return {freeze_key(key): freeze(held) for key, held in value.items()}
+            return {_freeze_key(key): freeze(held, ignoring) for key, held in value.items()}
         case list() | tuple() | deque():
-            return [freeze(item) for item in value]
+            return [freeze(item, ignoring) for item in value]
         case set() | frozenset():
-            return frozenset(freeze_key(item) for item in value)
-        case EvidencePool() | object() if is_dataclass(value):
-            return {field.name: freeze(getattr(value, field.name)) for field in fields(value)}
+            return frozenset(_freeze_key(item) for item in value)
+        case _ if is_dataclass(value):
+            names = [field.name for field in fields(value)]
+        case _ if type(value).__module__.startswith("p2pdfl.protocol."):
+            names = [*vars(value)]
         case _ if callable(value):
             return None
         case _:
             raise AssertionError(f"unknown to freeze: {type(value)}")
+    return {name: freeze(getattr(value, name), ignoring) for name in names if name.lstrip("_") not in ignoring}
 
 
-def freeze_key(key: Any) -> Any:
-    return tuple(freeze_key(item) for item in key) if isinstance(key, tuple) else key
+def _freeze_key(key: Any) -> Any:
+    return tuple(_freeze_key(item) for item in key) if isinstance(key, tuple) else key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from hashlib import sha256
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ def a_draw(seed: int, **fields: object) -> Assignment:
 
 
 @given(cases())
-def test_as_many_auditors_as_there_are_targets_for(case: dict) -> None:
+def test_as_many_auditors_as_there_are_targets_for(case: dict[str, Any]) -> None:
     audits = compute_assignment(**case).audits
     asked = min(math.ceil(case["audit_fraction"] * len(case["unbanned"])), len(case["audited"]))
     alone = len(case["unbanned"]) == 1
@@ -50,7 +51,7 @@ def test_as_many_auditors_as_there_are_targets_for(case: dict) -> None:
 
 
 @given(cases())
-def test_targets_are_distinct_audited_and_never_oneself(case: dict) -> None:
+def test_targets_are_distinct_audited_and_never_oneself(case: dict[str, Any]) -> None:
     audits = compute_assignment(**case).audits
     assert len(set(audits.values())) == len(audits)
     assert set(audits.values()) <= set(case["audited"])
@@ -59,13 +60,13 @@ def test_targets_are_distinct_audited_and_never_oneself(case: dict) -> None:
 
 
 @given(cases())
-def test_all_train_who_are_not_banned_auditors_among_them(case: dict) -> None:
+def test_all_train_who_are_not_banned_auditors_among_them(case: dict[str, Any]) -> None:
     assignment = compute_assignment(**case)
     assert assignment.trainers == (set(case["unbanned"]) if case["is_training_round"] else set())
 
 
 @given(cases())
-def test_every_unbanned_member_leads_once_in_a_cycle_the_absent_ones_last(case: dict) -> None:
+def test_every_unbanned_member_leads_once_in_a_cycle_the_absent_ones_last(case: dict[str, Any]) -> None:
     assignment = compute_assignment(**case)
     count = len(case["unbanned"])
     assert sorted(assignment.leaders) == case["unbanned"]
@@ -75,7 +76,7 @@ def test_every_unbanned_member_leads_once_in_a_cycle_the_absent_ones_last(case: 
 
 
 @given(cases())
-def test_the_draw_is_the_same_everywhere(case: dict) -> None:
+def test_the_draw_is_the_same_everywhere(case: dict[str, Any]) -> None:
     again = {**case, "audited": sorted(case["audited"], reverse=True), "present": frozenset(case["present"])}
     assert compute_assignment(**case) == compute_assignment(**again)
 

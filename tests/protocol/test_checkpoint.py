@@ -26,9 +26,8 @@ from p2pdfl.protocol.checkpoint import (
     restore,
     rounds_of,
 )
-from p2pdfl.protocol.config import Setup
+from p2pdfl.protocol.context import RoundContext
 from p2pdfl.protocol.history import ClosedRound
-from p2pdfl.protocol.round import RoundContext
 from p2pdfl.protocol.run import Run
 from p2pdfl.protocol.start import Start
 from p2pdfl.sim import caches
@@ -48,18 +47,18 @@ class Taken:
 
     def __init__(self, world: World, epoch: Epoch) -> None:
         run = world.peers[1].run
-        self.setup: Setup = run.setup
+        self.config, self.signer = run.config, run.signer
         self.genesis = world.genesis
         self.checkpoint = world.peers[2].disk.checkpoints[epoch]
         self.anchored: Anchored = world.chain.anchored(TASK, epoch)
         self.named = next(seen for seen in world.blocks if seen.block == named_block(self.checkpoint))
-        self.context: RoundContext = run._now.context
-        self.history = dict(run._history)
+        self.context: RoundContext = run.open_round.context
+        self.history = dict(run.closed)
         self.banned = set(run.banned)
 
     def restore(self, checkpoint: Checkpoint | None = None, **anchored: Any) -> Start:
         return restore(
-            self.setup,
+            self.config,
             self.genesis,
             checkpoint or self.checkpoint,
             replace(self.anchored, **anchored),
@@ -100,9 +99,9 @@ def taken(epoch: Epoch) -> Taken:
 @pytest.mark.parametrize("epoch", EPOCHS)
 def test_the_round_that_opens_is_the_one_that_opened_for_who_was_there(epoch: Epoch) -> None:
     at = taken(epoch)
-    run = Run(at.setup, at.restore(), None)
+    run = Run(at.config, at.signer, at.restore(), None)
     run.start(0)
-    context = run._now.context
+    context = run.open_round.context
     assert context == replace(at.context, undelivered=context.undelivered)
     assert set(run.banned) == at.banned
     assert run.is_muted
@@ -267,7 +266,7 @@ def test_a_block_that_the_chain_does_not_have_is_nobodys_lie() -> None:
     at = taken(1)
     for named in (None, replace(at.named, block=bytes(32))):
         with pytest.raises(UnknownBlock):
-            restore(at.setup, at.genesis, at.checkpoint, at.anchored, named)
+            restore(at.config, at.genesis, at.checkpoint, at.anchored, named)
 
 
 @pytest.mark.slow

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from p2pdfl.base.types import Close, Contents, EquivocationProof, Head, Kind, Outcome, Propose, VerdictProof
-from p2pdfl.crypto.envelope import Signer
-from p2pdfl.protocol.config import Setup
+from p2pdfl.protocol.config import RunConfig
 from p2pdfl.protocol.evidence import SlotLedger
 from p2pdfl.protocol.evidence_pool import EvidencePool
 from p2pdfl.protocol.refusal import Reject
 from p2pdfl.sim.world import stand_in_task
-from protocol.members import DOMAIN, HEAD, OTHER, TASK, a_packet, an_epoch, peers
+from protocol.members import DOMAIN, HEAD, OTHER, TASK, a_packet, an_epoch
 from protocol.test_audit import a_proof as a_verdict
 from protocol.test_audit import an_entry
 
@@ -22,8 +21,8 @@ ADDRESSES = an_epoch(N).addresses
 
 
 def a_docket() -> EvidencePool:
-    setup = Setup(task=stand_in_task(), task_id=TASK, domain=DOMAIN, signer=Signer(peers(N)[0].keys.chain_secret))
-    return EvidencePool(setup, {0: an_epoch(N), 1: an_epoch(N, epoch=1, first_round=10, last_round=19)})
+    config = RunConfig(task=stand_in_task(), task_id=TASK, domain=DOMAIN)
+    return EvidencePool(config, {0: an_epoch(N), 1: an_epoch(N, epoch=1, first_round=10, last_round=19)})
 
 
 def an_equivocation(member: int = 2, **slot: int) -> EquivocationProof:
@@ -101,7 +100,6 @@ def test_cases_are_sorted_and_distinct() -> None:
 def test_a_case_without_its_proof_is_refused() -> None:
     case, verdict = an_equivocation(round=5), a_verdict(N, [1, 3])
     assert reason(a_proposal(evidence=(case.entry,))) == "propose: evidence without its proof"
-    assert reason(a_proposal(verdicts=(), **{"evidence": (case.entry,)})) == "propose: evidence without its proof"
     unlisted = a_proposal().replace(verdicts=(verdict,))
     assert reason(unlisted) == "propose: verdict without its proof"
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from p2pdfl.scenario.events import PeerRecord, PeerResult
+from p2pdfl.scenario.rows import AnchorRow, SlashRow
 from p2pdfl.scenario.spec import Scenario
-from p2pdfl.scenario.summary import AnchorRow, SlashRow
 
 ROUNDS = 9
 ADDRESSES = {f"peer{index}": "0x" + f"{index:02x}" * 20 for index in range(4)}

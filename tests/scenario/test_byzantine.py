@@ -240,7 +240,7 @@ def test_a_colluder_is_shielded_and_nobody_else(author: int, outcome: Outcome) -
     byzantine.deviation = replace(byzantine.deviation, colluders=frozenset({world.address(2)}))
     world.run(until_ms=60_000, until=lambda: byzantine.run.round >= 1)
     byzantine.handle(Replayed(audited_round=0, author=world.address(author), outcome=Outcome.GUILTY), world.now_ms)
-    assert byzantine.run._replays[0, world.address(author)] is outcome
+    assert byzantine.run.replays[0, world.address(author)] is outcome
 
 
 def test_every_third_round() -> None:

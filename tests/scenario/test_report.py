@@ -73,7 +73,8 @@ def test_several_bans_can_be_drawn(tmp_path: Path) -> None:
 
 def test_metrics_have_one_row_per_round_and_peer(tmp_path: Path) -> None:
     report.write_metrics(tmp_path / "metrics.csv", a_scenario(), the_records())
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 36
     assert tuple(rows[0]) == report.METRICS
     assert rows[6] == {

@@ -18,7 +18,7 @@ from p2pdfl.node.keyfile import load_or_create
 from p2pdfl.scenario import runner, spec
 from p2pdfl.scenario.runner import RunFailed
 from p2pdfl.scenario.summary import Summary
-from scenario.scripted_peer import PIDS
+from scenario.scripted_peer import PIDS, RUSHED_ROUNDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.scenario]
 
@@ -31,10 +31,14 @@ def scenario_file(directory: Path, name: str) -> Path:
     return path
 
 
+def patient(text: str) -> str:
+    return text.replace("stall_s = 1.0", "stall_s = 600.0")
+
+
 def run(directory: Path, name: str, more: str = "") -> tuple[Summary, str]:
     console = Console(file=io.StringIO(), width=120)
     path = scenario_file(directory, name)
-    path.write_text(path.read_text() + more)
+    path.write_text((path.read_text() if name == "stall" else patient(path.read_text())) + more)
     summary = runner.run(path, directory / "runs", peer_entry=ENTRY, console=console)
     assert isinstance(console.file, io.StringIO)
     return summary, console.file.getvalue()
@@ -134,27 +138,21 @@ def running(
 
 def _run_for_long(directory: Path, fault: str) -> None:
     path = scenario_file(directory, "stall")
-    path.write_text(path.read_text().replace("stall_s = 1.0", "stall_s = 600.0") + fault)
+    path.write_text(patient(path.read_text()) + fault)
     runner.run(path, directory / "runs", peer_entry=ENTRY, console=Console(file=io.StringIO()))
 
 
-def test_peers_do_not_outlive_a_runner_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(tmp_path, monkeypatch) as (process, pids):
-        process.kill()
-        assert all(wait_for_end(pid, 10) for pid in pids)
-
-
-STOP = '[[faults]]\npeer = 0\nkind = "stop"\nat_round = 0\nseconds = 600\n'
-
-
-def test_not_even_a_stopped_peer_outlives_a_runner_that_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with running(tmp_path, monkeypatch, fault=STOP) as (process, pids):
-        while not is_stopped(pids[0]):
-            os.sched_yield()
-        process.kill()
-        assert all(wait_for_end(pid, 10) for pid in pids)
+@pytest.mark.parametrize(("kind", "does"), [("kill", "killed"), ("stop", "stopped")])
+def test_a_peer_is_struck_in_the_phase_however_fast_it_is(kind: str, does: str, tmp_path: Path) -> None:
+    fault = f'[[faults]]\npeer = 1\nkind = "{kind}"\nat_round = 2\nphase = "reveal"\nseconds = 0.1\n'
+    summary, output = run(tmp_path, "rush", fault)
+    assert f"peer1 {does} in round 2, reveal, as the scenario says" in output
+    assert (summary.peers[1].struck_at, problems(summary)) == ("round 2, reveal", [])
+    if kind == "kill":
+        lines = (tmp_path / "runs/rush/peers/peer1/events.jsonl").read_text().splitlines()
+        told = [(line["round"], line["phase"]) for line in map(json.loads, lines) if line["event"] == "phase"]
+        assert told[told.index((0, "train"), 1) - 1] == (2, "reveal")  # the last of its first life
+        assert told[-1] == (RUSHED_ROUNDS - 1, "close")  # nothing strikes it twice
 
 
 OUTAGE = '[[chain_outages]]\nkind = "{kind}"\nat_round = 0\nseconds = 600\n'
@@ -163,23 +161,32 @@ OUTAGE = '[[chain_outages]]\nkind = "{kind}"\nat_round = 0\nseconds = 600\n'
 @pytest.mark.parametrize(("kind", "does"), [("refuse", "hangs up on everybody"), ("hang", "hangs")])
 def test_a_chain_is_back_when_its_outage_outlives_the_run(kind: str, does: str, tmp_path: Path) -> None:
     summary, output = run(tmp_path, "stall", OUTAGE.format(kind=kind))
-    assert f"the chain {does}; the peers are in round 0" in output
+    assert f"the chain {does}; the peers are in round 0, train" in output
     assert problems(summary) == ["nothing moved for 1 s"]
 
 
-def test_not_even_a_hanging_chain_outlives_a_runner_that_is_killed(
+STOP = '[[faults]]\npeer = 0\nkind = "stop"\nat_round = 0\nseconds = 600\n'
+
+
+def test_no_peer_and_no_chain_outlives_a_runner_that_is_killed_not_even_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(tmp_path, monkeypatch, fault=OUTAGE.format(kind="hang")) as (process, _):
-        while not (stopped := [pid for pid in children(process) if is_stopped(pid)]):
+    """One peer and the chain are stopped, the other peer runs."""
+    with running(tmp_path, monkeypatch, fault=STOP + OUTAGE.format(kind="hang")) as (process, pids):
+        assert process.pid is not None
+        while len(stopped := [pid for pid in descendants(process.pid) if is_stopped(pid)]) < 2:
             os.sched_yield()
+        assert len({*stopped, *pids}) == 3
         process.kill()
-        assert all(wait_for_end(pid, 10) for pid in stopped)
+        assert all(wait_for_end(pid, 10) for pid in {*stopped, *pids})
 
 
-def children(process: BaseProcess) -> list[int]:
-    threads = Path(f"/proc/{process.pid}/task").iterdir()
-    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (thread / "children").read_text().split()):
+            found += [child, *descendants(child)]
+    return found
 
 
 def is_stopped(pid: int) -> bool:

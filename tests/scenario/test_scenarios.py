@@ -11,26 +11,31 @@ from rich.console import Console
 from p2pdfl.cli import PEER_ENTRY
 from p2pdfl.scenario import report, runner, spec
 from p2pdfl.scenario.namespaces import Unavailable
+from p2pdfl.scenario.summary import Summary
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
-LONG = {"chain_outage", "churn", "partition", "partition_minority", "vanish"}
-"""In `make test-long`: a minute each, or two."""
 PEERS_MAX = 8
 """Others with more are for benchmarks/scenarios.py: two cores have a minute's work with them."""
 
 
-def names() -> list[str]:
-    return [path.stem for path in sorted(SCENARIOS.glob("*.toml")) if spec.load(path).peers <= PEERS_MAX]
+def names() -> set[str]:
+    return {path.stem for path in SCENARIOS.glob("*.toml") if spec.load(path).peers <= PEERS_MAX}
+
+
+SHORT = {"byzantine", "false_accuser", "garbage", "kill_bootstrap"}
+"""In `make test`: all parts together, a jury both ways, an objective fault, a peer that dies."""
+LONG = names() - SHORT | {"churn", "vanish"}
+"""In `make test-long`: what they show of the protocol tests/sim shows without processes."""
 
 
 @pytest.mark.slow
 @pytest.mark.scenario
-@pytest.mark.parametrize("name", sorted({*names()} - LONG))
+@pytest.mark.parametrize("name", sorted(SHORT))
 def test_the_scenario_comes_out_as_it_expects(name: str, tmp_path: Path) -> None:
     check(SCENARIOS / f"{name}.toml", tmp_path)
 
 
-def check(path: Path, tmp_path: Path) -> None:
+def check(path: Path, tmp_path: Path) -> Summary:
     console = Console(file=io.StringIO(), width=120)
     try:
         summary = runner.run(path, tmp_path, peer_entry=PEER_ENTRY, console=console)
@@ -40,3 +45,4 @@ def check(path: Path, tmp_path: Path) -> None:
     assert isinstance(console.file, io.StringIO)
     print(console.file.getvalue())  # shown if this fails
     assert summary.ok
+    return summary

@@ -59,6 +59,13 @@ def test_who_joins_later_is_not_waited_for(tmp_path: Path) -> None:
     assert scenario_of(tmp_path, TEXT.replace('kind = "kill"', 'kind = "join"')).task.members_min == 3
 
 
+def test_a_fault_strikes_in_the_first_phase_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    fault = scenario_of(tmp_path, TEXT).faults_by_name["peer2"]
+    assert (str(fault.place), str(fault)) == ("round 1, train", "kill at round 1")
+    fault = scenario_of(tmp_path, TEXT.replace("at_round = 1", 'at_round = 1\nphase = "close"')).faults_by_name["peer2"]
+    assert (str(fault.place), str(fault)) == ("round 1, close", "kill at round 1, close")
+
+
 def test_a_network_to_cut_is_one(tmp_path: Path) -> None:
     start, end = TEXT.index("[network]"), TEXT.index("[expected]")
     text = TEXT[:start] + '[[partitions]]\npeers = [0, "peer3"]\nat_round = 1\nrounds = 2\n' + TEXT[end:]
@@ -110,19 +117,24 @@ def test_a_chain_is_out_of_reach_for_seconds_or_rounds_and_takes_no_network(tmp_
         ("from_round = 2", "from_round = 9", "round 9 is after the last one, 8"),
         ('kind = "kill"', 'kind = "pause"', r"faults\.0\.kind"),
         ("at_round = 1", "at_round = -1", r"faults\.0\.at_round"),
-        ("at_round = 1", "at_round = 1\nseconds = 3\nrounds = 1", r"faults\.0: .* not both"),
+        ("at_round = 1", 'at_round = 1\nphase = "audit"', r"faults\.0\.phase"),
+        ("at_round = 1", "at_round = 1\nwithin_s = 2", r"faults\.0\.within_s: there is no such field"),
+        ('kind = "kill"', 'kind = "leave"\nphase = "commit"', r"faults\.0: .* in no phase"),
         ("at_round = 1", "at_round = 1\nlose_disk = true", r"faults\.0: .* killed and started again"),
         ('kind = "kill"', 'kind = "leave"\nseconds = 3', r"faults\.0: .* for good"),
         ('peer = "peer2"\nkind = "kill"', 'peer = "peer0"\nkind = "join"', "peer0 is the others' bootstrap"),
-        ("[network]", "[[partitions]]\npeers = [1]\nat_round = 1\n\n[network]", r"partitions\.0: .* needs either"),
+        (
+            "[network]",
+            "[[partitions]]\npeers = [1]\nat_round = 1\n\n[network]",
+            r"partitions\.0: .* needs seconds or rounds",
+        ),
         ("[network]", "[[partitions]]\npeers = []\nat_round = 1\nrounds = 1\n\n[network]", r"partitions\.0\.peers"),
         ("[network]", "[[partitions]]\npeers = [0, 1, 2, 3]\nat_round = 1\nrounds = 1\n\n[network]", "or all of them"),
         ("[network]", '[[partitions]]\npeers = [1, "peer1"]\nat_round = 1\nrounds = 1\n\n[network]', "a peer twice"),
-        ("[network]", "[[chain_outages]]\nat_round = 1\n\n[network]", r"chain_outages\.0: .* either seconds or rounds"),
+        ("[network]", "[[chain_outages]]\nat_round = 1\n\n[network]", r"chain_outages\.0: .* seconds or rounds"),
         ("[network]", "[[chain_outages]]\nat_round = 9\nrounds = 1\n\n[network]", "round 9 is after the last one, 8"),
         ("[network]", '[[chain_outages]]\nkind = "lie"\nat_round = 1\n\n[network]', r"chain_outages\.0\.kind"),
-        ('kind = "kill"', 'kind = "stop"', r"faults\.0: .* either seconds or rounds"),
-        ('kind = "kill"', 'kind = "unplug"\nseconds = 3\nrounds = 1', r"faults\.0: .* either seconds or rounds"),
+        ('kind = "kill"', 'kind = "stop"', r"faults\.0: .* needs seconds or rounds"),
         ('kind = "kill"', 'kind = "stop"\nseconds = 0', r"faults\.0\.seconds"),
         ("rate_mbit = 20", "rate_mbit = 0", r"network\.rate_mbit"),
         ("rate_mbit = 20", "rate_mbit = inf", r"network\.rate_mbit"),
@@ -154,6 +166,11 @@ def test_a_scenario_is_found_by_name_or_path() -> None:
     assert find(str(SCENARIOS / "honest.toml")) == SCENARIOS / "honest.toml"
     with pytest.raises(ScenarioError, match="there are: bad_path, bad_path_loopback, byzantine"):
         find("nothing-like-it")
+
+
+def test_a_scenario_is_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("honest") == SCENARIOS / "honest.toml"
 
 
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.toml")), ids=lambda path: path.stem)

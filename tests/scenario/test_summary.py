@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from p2pdfl.scenario.events import PeerRecord
+from p2pdfl.scenario.aftermath import caught_up_s, noticed_s
+from p2pdfl.scenario.course import Course
+from p2pdfl.scenario.events import Lost, PeerRecord
 from p2pdfl.scenario.faults import Cut, Outage, Strike
-from p2pdfl.scenario.spec import ChainOutage, Fault, Scenario
-from p2pdfl.scenario.summary import AnchorRow, AuditsRow, SlashRow, Summary, caught_up_s, noticed_s, summarize
+from p2pdfl.scenario.rows import AnchorRow, AuditsRow, SlashRow
+from p2pdfl.scenario.spec import ChainOutage, Fault, Partition, Scenario
+from p2pdfl.scenario.summary import Summary, summarize
 from scenario.runs import ADDRESSES, ANCHORS, ROUNDS, SLASHES, a_record, a_scenario, events_of, head, the_records
 
 
@@ -93,8 +96,8 @@ def test_the_summary_has_the_formula_beside_the_run() -> None:
     """Who cheats alone is found by one of four auditors in four rounds; this one by the first, in round 1 + 2."""
     audits = audits_of({"peer": 2, "behaviour": "sign_flip", "from_round": 1})
     assert audits is not None
-    assert (audits.auditors, audits.chance, audits.byzantine) == (1, pytest.approx(0.25), 1)
-    assert (audits.rounds_expected, audits.rounds) == (pytest.approx(4), 1)
+    assert (audits.auditors, audits.byzantine, audits.rounds) == (1, 1, 1)
+    assert (audits.chance, audits.rounds_expected) == pytest.approx((0.25, 4))
     two = ({"peer": peer, "behaviour": "zero", "collude": True} for peer in (1, 2))
     audits = audits_of(*two)
     assert audits is not None
@@ -269,6 +272,10 @@ def struck(began_s: float, ended_s: float | None = None) -> Strike:
     return Strike(fault, began_s=START_S + began_s, ended_s=None if ended_s is None else START_S + ended_s)
 
 
+def cut_of(scenario: Scenario, closed: int) -> Cut:
+    return Cut(scenario.partitions[0], began_s=START_S, began_round=1, ended_s=START_S + 5, ended_round=1 + closed)
+
+
 def test_a_fault_is_noticed_when_the_last_of_the_others_has_lost_the_peer() -> None:
     peer2 = timed("peer2")
     others = [
@@ -283,7 +290,14 @@ def test_a_fault_is_noticed_when_the_last_of_the_others_has_lost_the_peer() -> N
 def test_a_late_reader_does_not_shift_a_peers_clock() -> None:
     record = timed("peer0")
     record.add(json.dumps(lost(3000, "peer1")).encode(), START_S + 60)
-    assert record.start_s == START_S
+    assert [at_s for at_s, _ in record.timed(Lost)] == [START_S + 3]
+
+
+def test_who_was_started_again_has_another_clock() -> None:
+    record = timed("peer0", lost(9000, "peer1"))
+    record.start_again()
+    record.add(json.dumps(lost(500, "peer1")).encode(), START_S + 20)
+    assert [at_s for at_s, _ in record.timed(Lost)] == [START_S + 9, START_S + 20]
 
 
 def test_a_peer_has_caught_up_when_it_closes_a_round_before_others_close_the_next() -> None:
@@ -308,9 +322,20 @@ def test_rounds_closed_while_the_network_was_cut_are_judged(bound: dict[str, int
     fields = {"peers": 4, "partitions": ({"peers": (3,), "at_round": 1, "seconds": 5},)}
     stated = a_scenario(**{f"closed_while_cut_{name}": count})
     scenario = Scenario.model_validate({**stated.model_dump(), **fields})
-    cut = Cut(scenario.partitions[0], closed=2)
-    summary = summarize(scenario, the_records(), ANCHORS, SLASHES, wall_seconds=1.0, cuts=[cut])
+    summary = summarize(scenario, the_records(), ANCHORS, SLASHES, wall_seconds=1.0, cuts=[cut_of(scenario, 2)])
     assert failures(summary) == ([] if held else ["rounds closed while the network was cut"])
+
+
+def test_a_cut_or_an_outage_that_never_came_or_outlived_the_run_shows_nothing() -> None:
+    never, on = Cut(Partition(peers=(3,), at_round=8, seconds=5)), Outage(ChainOutage(at_round=3, seconds=6))
+    on.began_s = START_S
+    summary = summarize(a_scenario(), the_records(), ANCHORS, SLASHES, wall_seconds=1.0, cuts=[never], outages=[on])
+    (item,) = (item for item in summary.expected if not item.held)
+    assert item.what == "faults that came to nothing"
+    assert item.seen == [
+        "the cut at round 8: nobody came so far",
+        "the chain's outage at round 3: the run was over before it ended",
+    ]
 
 
 def outage_failures(*told: tuple[float, int], closed: int = 6, **expected: Any) -> list[str]:
@@ -319,9 +344,9 @@ def outage_failures(*told: tuple[float, int], closed: int = 6, **expected: Any) 
     anchors = [{**sent, "ms": int(1000 * second), "epoch": epoch} for second, epoch in told]
     records = [a_record(name, lambda events: [*events, *anchors]) for name in ADDRESSES]
     for record in records:
-        record.start_s = START_S
-    outage = Outage(ChainOutage(at_round=3, seconds=6), began_s=START_S + 3, ended_s=START_S + 9, closed_before=3)
-    outage.closed = closed
+        record.starts_s = [START_S]
+    outage = Outage(ChainOutage(at_round=3, seconds=6), began_s=START_S + 3, began_round=3)
+    outage.ended_s, outage.ended_round = START_S + 9, 3 + closed
     return failures(summarize(a_scenario(**expected), records, ANCHORS, SLASHES, wall_seconds=1.0, outages=[outage]))
 
 
@@ -360,11 +385,33 @@ def test_anchors_out_of_order_or_twice_are_noticed() -> None:
     assert failures(summary_of(anchors=[*ANCHORS, ANCHORS[1]])) == [order]
 
 
-def test_who_is_a_member_in_the_end_is_judged() -> None:
-    members = {"event": "members", "epoch": 1, "addresses": [ADDRESSES["peer0"], ADDRESSES["peer3"]]}
-    records = [a_record(name, lambda events: [*events, members]) for name in ADDRESSES]
-    assert summary_of(records, members_at_end=("peer0", "peer3")).ok
-    assert failures(summary_of(records, members_at_end=("peer0",))) == ["members of the last epoch"]
+def told_members(*names: str) -> list[PeerRecord]:
+    line = {"event": "members", "epoch": 1, "addresses": [ADDRESSES[name] for name in names]}
+    return [a_record(name, lambda events: [*events, line]) for name in ADDRESSES]
+
+
+def members_failures(records: list[PeerRecord], by_rule: set[str]) -> list[str]:
+    course = Course(members={0: frozenset(ADDRESSES.values()), 1: frozenset(ADDRESSES[name] for name in by_rule)})
+    return failures(summarize(a_scenario(), records, ANCHORS, SLASHES, wall_seconds=1.0, course=course))
+
+
+def test_whom_an_epochs_list_names_is_held_against_the_rule() -> None:
+    records, what = told_members("peer0", "peer3"), "peers that are not members of epoch 1"
+    assert members_failures(records, {"peer0", "peer3"}) == []
+    assert members_failures(records, {"peer0"}) == [what]
+    assert members_failures(records, {"peer0", "peer1", "peer3"}) == [what]
+
+
+def test_a_list_that_cannot_be_followed_or_that_nobody_told_of_is_noticed() -> None:
+    what = "peers that are not members of epoch 1"
+    assert failures(summary_of(told_members("peer0"))) == [what]
+    assert members_failures(the_records(), {"peer0"}) == [what]
+
+
+def test_a_member_that_is_no_peer_of_the_run_is_noticed() -> None:
+    line = {"event": "members", "epoch": 1, "addresses": [*ADDRESSES.values(), "0x" + "ee" * 20]}
+    records = [a_record(name, lambda events: [*events, line]) for name in ADDRESSES]
+    assert members_failures(records, set(ADDRESSES)) == ["peers that are not members of epoch 1"]
 
 
 def test_a_peer_that_does_not_take_part_again_is_told() -> None:

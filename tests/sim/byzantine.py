@@ -46,7 +46,9 @@ class Rewriting:
         return rewritten
 
 
-def only(byzantine: int, effects: Rewrite = keep, event: Callable[[Event], Event] = lambda event: event):
+def only(
+    byzantine: int, effects: Rewrite = keep, event: Callable[[Event], Event] = lambda event: event
+) -> Callable[[int, Run], Machine]:
     """For World(wrap=...): this one peer cheats."""
 
     def wrap(index: int, run: Run) -> Machine:
@@ -58,9 +60,7 @@ def only(byzantine: int, effects: Rewrite = keep, event: Callable[[Event], Event
 def signed(run: Run, like: Packet, payload: Payload, **slot: int) -> Packet:
     """Another payload in the same slot, or in the one that `slot` changes."""
     envelope = like.envelope.replace(body=body_digest(payload), **slot)
-    return Packet(
-        envelope=envelope, signature=run.setup.signer.sign(run.setup.domain, envelope), payload=encode(payload)
-    )
+    return Packet(envelope=envelope, signature=run.signer.sign(run.config.domain, envelope), payload=encode(payload))
 
 
 def on_sending(kind: Kind, change: Callable[[Run, Packet], Sequence[Packet]], from_round: int = 0) -> Rewrite:

@@ -236,9 +236,8 @@ class Copier:
         effects = self._without_own(self.run.handle(event, now_ms))
         if isinstance(event, PacketReceived) and event.packet.envelope.kind == Kind.COMMIT:
             packet, round = event.packet, event.packet.envelope.round
-            victims = [held for (member, _), held in self.run._now.unchecked.items() if member == self.victim]
-            victims += [held for held in self.run._now.checking.values() if held.member == self.victim]
-            if round not in self._copied and packet in [held.packet for held in victims]:
+            unverified = [held.packet for held in self.run.open_round.unverified_commits if held.member == self.victim]
+            if round not in self._copied and packet in unverified:
                 self._copied.add(round)
                 effects.append(Send(packet=signed(self.run, packet, commit_of(packet))))
         return effects
@@ -276,10 +275,10 @@ def test_a_copied_update_digest_does_not_keep_the_victims_update_out(seed: int) 
 
     def copy(run: Run, packet: Packet) -> Sequence[Packet]:
         """Data and seeds are public: it computes the victim's update as fast as the victim."""
-        context = run._now.context
+        context = run.open_round.context
         if victim not in context.assignment.trainers:
             return [packet]
-        trained_on = batch_seed(context.beacon, run.setup.task_id, context.round, world.address(victim))
+        trained_on = batch_seed(context.beacon, run.config.task_id, context.round, world.address(victim))
         seen[context.round] = honest_update(context.parent_state, trained_on)
         return [signed(run, packet, commit_of(packet).replace(update=seen[context.round]))]
 

@@ -7,7 +7,8 @@ from hashlib import sha256
 
 import pytest
 
-from p2pdfl.base.types import Kind
+from p2pdfl.base.codec import decode_payload
+from p2pdfl.base.types import ZERO_DIGEST, Close, Kind, Packet
 from p2pdfl.protocol.events import ChainSeen, PacketReceived
 from p2pdfl.sim import caches
 
@@ -37,7 +38,7 @@ def test_one_member_that_never_comes_is_waited_for_once() -> None:
 def test_a_dead_leader_costs_one_view() -> None:
     world = a_world(seed=3)
     world.run(until_ms=0)
-    leader = world.peers[0].run._now.context.assignment.leader(0)
+    leader = world.peers[0].run.open_round.context.assignment.leader(0)
     world.kill(leader)
     run_checked(world)
     alive = next(index for index in range(4) if index != leader)
@@ -130,7 +131,7 @@ def test_a_store_lost_unnoticed_is_noticed_by_what_others_show() -> None:
     world.at(75, lambda: world.peers[1].disk.envelopes.clear())
     world.at(76, lambda: world.restart(1))
     world.run(until_ms=60_000, until=world.is_finished)
-    assert world.peers[1].run._signs_from is None
+    assert world.peers[1].run.is_muted
 
 
 def test_a_loss_that_is_noticed_before_the_chain_was_read_counts_from_when_it_is_read() -> None:
@@ -141,10 +142,10 @@ def test_a_loss_that_is_noticed_before_the_chain_was_read_counts_from_when_it_is
     world.at(76, lambda: world.restart(1))
     world.run(until_ms=1_000, until=lambda: world.peers[1].run.is_muted)
     run = world.peers[1].run
-    assert (run.is_muted, run._unknown_until) == (True, None)
+    assert (run.is_muted, run.signing.unknown_until) == (True, None)
     world.mine(7, world.registrations)
     world.run(until_ms=world.now_ms + 100)
-    assert run._unknown_until == 7
+    assert run.signing.unknown_until == 7
 
 
 def test_halves_that_are_cut_off_wait_and_go_on_when_the_net_heals() -> None:
@@ -202,11 +203,20 @@ def test_what_a_vote_for_a_head_rests_on_survives_a_crash_of_all(seed: int) -> N
     """Found by the simulator (seed 28912 at 366e642): who voted for the head could not skip the view, all went down,
     and one lost its store, its COMMIT with it; nobody could show the notarization or compute the head again."""
     world = a_world(seed=seed)
+
+    def voters() -> set[int]:
+        return {index for index, peer in enumerate(world.peers) if any(map(is_vote_for_a_head, peer.disk.signed()))}
+
     with caches.installed():
-        world.run(until_ms=60_000, until=lambda: any(peer.disk.notarized for peer in world.peers))
-    voted = {index for index, peer in enumerate(world.peers) if peer.disk.notarized}
-    lost = max(set(range(4)) - voted)
+        world.run(until_ms=60_000, until=lambda: bool(voters()))
+    assert len(voters()) == 1
+    assert not any(peer.closed for peer in world.peers)
+    lost = max(set(range(4)) - voters())
     for index in range(4):
         world.restart(index, is_store_lost=index == lost)
     run_checked(world)
-    assert all(peer.run.is_finished for peer in world.peers)
+
+
+def is_vote_for_a_head(packet: Packet) -> bool:
+    vote = decode_payload(packet)
+    return isinstance(vote, Close) and vote.head != ZERO_DIGEST

@@ -61,12 +61,12 @@ def test_what_is_remembered_changes_nothing() -> None:
 
 
 def test_the_caches_leave_no_trace() -> None:
-    from p2pdfl.protocol import run
+    from p2pdfl.protocol import ingress
 
-    before = run.decode_payload
+    before = ingress.decode_payload
     with caches.installed():
-        assert run.decode_payload is not before
-    assert run.decode_payload is before
+        assert ingress.decode_payload is not before
+    assert ingress.decode_payload is before
 
 
 @pytest.mark.parametrize("seed", [3, 5, 8, 11])
@@ -103,6 +103,7 @@ def test_after_the_calm_nothing_is_lost_and_everybody_is_up() -> None:
         ("quorum", 4, "no quorum certified"),
         ("share", 4, "the beacon is open"),
         ("slot", 3, "signed twice in a slot"),
+        ("impunity", 3, "has not banned"),
         ("third", 23, "two heads can be certified"),
         ("leak", 25, "fell silent though its disk is whole"),
     ],
@@ -174,7 +175,7 @@ def test_the_contract_takes_the_certified_head_of_the_next_epoch_only() -> None:
     world, _ = _mined(a_world(task=EPOCHS))
     first, second, *_ = world.anchors.taken
     members = tuple(entry.address for entry in world.genesis.registrations)
-    chain = Anchors(task=first.head.task, domain=world.setup_domain, lists=[list_hash(members)])
+    chain = Anchors(task=first.head.task, domain=world.config.domain, lists=[list_hash(members)])
     votes = first.certificate.ballots
     refused = [
         second,

@@ -65,7 +65,7 @@ def test_an_own_disk_is_gone_on_from_and_signed_on_at_once() -> None:
     world = in_round(world_of(), 10)
     signed = len(world.peers[2].sent)
     world.restart(2)
-    assert world.peers[2].run._first_round == 4, "from there it can judge all that is judged in round 10"
+    assert world.peers[2].run.first_round == 4, "from there it can judge all that is judged in round 10"
     run_checked(world)
     assert set(world.peers[2].closed) == set(range(world.task.total_rounds))
     before, after = world.peers[2].sent[:signed], world.peers[2].sent[signed:]
@@ -77,10 +77,10 @@ def test_an_epoch_whose_anchor_is_owed_is_closed_again() -> None:
     world = in_round(world_of(), 10)
     forget_anchors(world, 1)
     world.restart(2)
-    assert world.peers[2].run._first_round == 4
+    assert world.peers[2].run.first_round == 4
     forget_anchors(world, 0)
     world.restart(2)
-    assert world.peers[2].run._first_round == 0
+    assert world.peers[2].run.first_round == 0
     run_checked(world)
 
 

@@ -165,7 +165,7 @@ def test_colluders_find_nothing_against_each_other_and_are_caught_by_the_others(
     cheats, worlds = (1, 2), []
 
     def wrap(index: int, run: Run) -> Machine:
-        colluders = {worlds[0].address(cheat) for cheat in cheats} - {run.setup.address}
+        colluders = {worlds[0].address(cheat) for cheat in cheats} - {run.address}
         deviation = Deviation(behaviour="alie", from_round=0, colluders=frozenset(colluders))
         return ByzantineMachine(run=run, deviation=deviation) if index in cheats else run
 

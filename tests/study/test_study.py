@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import multiprocessing
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,19 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, float
     found = run(STUDY, directory)
     assert (directory / "accuracy.png").stat().st_size > 1000
     return {row.key[:3]: row for row in found}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], Path]:
+    """All rows of DIGESTS, and where they are."""
+    directory = tmp_path_factory.mktemp("whole")
+    return run(DIGESTS, directory), directory
+
+
+@pytest.fixture
+def there(whole: tuple[list[Row], Path], tmp_path: Path) -> Path:
+    """A directory with all of them, to be written to."""
+    return shutil.copytree(whole[1], tmp_path, dirs_exist_ok=True)
 
 
 def test_the_mean_falls_to_an_attack_that_the_default_rule_bears(rows: dict[tuple[str, str, float], Row]) -> None:
@@ -107,9 +121,9 @@ def test_the_example_has_its_own_model_and_data(monkeypatch: pytest.MonkeyPatch)
     assert (row.accuracy or 0) > 0.8
 
 
-def test_several_processes_find_what_one_does(tmp_path: Path) -> None:
-    alone = run(DIGESTS, tmp_path / "alone")
-    together = run(DIGESTS, tmp_path / "together", processes=2)
+def test_several_processes_find_what_one_does(whole: tuple[list[Row], Path], tmp_path: Path) -> None:
+    alone = whole[0]
+    together = run(DIGESTS, tmp_path, processes=2)
     assert sorted(row.key for row in alone) == sorted(row.key for row in together)
     assert set(alone) == set(together)
 
@@ -125,39 +139,35 @@ def test_after_an_interrupt_it_goes_on_where_it_was(tmp_path: Path, processes: i
     assert [row.key for row in run(DIGESTS, tmp_path, on_row=_interrupt)] == [row.key for row in rows]
 
 
-def test_a_row_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
-    whole = run(DIGESTS, tmp_path)
-    path = tmp_path / "results.csv"
+def test_a_row_that_was_cut_off_is_run_again(whole: tuple[list[Row], Path], there: Path) -> None:
+    path = there / "results.csv"
     path.write_bytes(path.read_bytes()[:-5])
     told: list[int] = []
-    assert set(run(DIGESTS, tmp_path, on_row=lambda row, done, total: told.append(done))) == set(whole)
+    assert set(run(DIGESTS, there, on_row=lambda row, done, total: told.append(done))) == set(whole[0])
     assert told == [8]
 
 
-def test_more_seeds_are_added_to_what_is_there(tmp_path: Path) -> None:
-    run(DIGESTS, tmp_path)
+def test_more_seeds_are_added_to_what_is_there(there: Path) -> None:
     told: list[int] = []
-    run(DIGESTS.model_copy(update={"seeds": (0, 1)}), tmp_path, on_row=lambda row, done, total: told.append(done))
+    run(DIGESTS.model_copy(update={"seeds": (0, 1)}), there, on_row=lambda row, done, total: told.append(done))
     assert told == list(range(9, 17))
 
 
-def test_results_of_another_study_are_not_mixed_in(tmp_path: Path) -> None:
-    run(DIGESTS, tmp_path)
+def test_results_of_another_study_are_not_mixed_in(there: Path) -> None:
     other = DIGESTS.model_copy(update={"task": Task(training_rounds=7)})
     with pytest.raises(StudyError, match=r"task\.training_rounds was 6, is 7.*--fresh"):
-        run(other, tmp_path)
-    assert len(run(other, tmp_path, fresh=True)) == 8
+        run(other, there)
+    assert len(run(other, there, fresh=True)) == 8
 
 
 @pytest.mark.parametrize("text", ["attack,rule\nnone,mean\n", "\x00", None])
-def test_a_results_file_that_is_none_is_left_alone(tmp_path: Path, text: str | None) -> None:
-    run(DIGESTS, tmp_path)
-    path = tmp_path / "results.csv"
+def test_a_results_file_that_is_none_is_left_alone(there: Path, text: str | None) -> None:
+    path = there / "results.csv"
     if text is None:
         text = path.read_text().replace(",0.6,", ",much,")
     path.write_text(text + "\n")
     with pytest.raises(StudyError, match=r"results\.csv: "):
-        run(DIGESTS, tmp_path)
+        run(DIGESTS, there)
     assert path.read_text() == text + "\n"
 
 

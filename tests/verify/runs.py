@@ -111,7 +111,7 @@ def leave_behind(world: TrainingWorld, directory: Path) -> None:
     file = TaskFile(
         task=world.task,
         chain=Deployment(
-            rpc="http://127.0.0.1:1", chain_id=world.setup_domain.chain_id, contract=world.setup_domain.contract
+            rpc="http://127.0.0.1:1", chain_id=world.config.domain.chain_id, contract=world.config.domain.contract
         ),
     )
     task_file.save(directory / "task.toml", file)
@@ -194,7 +194,7 @@ class RunFiles:
     def blob(self, digest: str) -> Path:
         return self.path / "transcript" / "blobs" / digest
 
-    def edit(self, path: Path, change: Callable[[Any], None]) -> None:
+    def edit(self, path: Path, change: Callable[[Any], object]) -> None:
         content = json.loads(path.read_bytes())
         change(content)
         path.write_text(json.dumps(content))

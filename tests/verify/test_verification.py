@@ -66,8 +66,8 @@ def signed(world: TrainingWorld, index: int, payload: Payload, kind: Kind, *, ro
         kind=int(kind),
         body=codec.body_digest(payload),
     )
-    signer = Signer(world.peers[index].keys.chain_secret)
-    return Packet(envelope=envelope, signature=signer.sign(world.setup_domain, envelope), payload=codec.encode(payload))
+    signature = Signer(world.peers[index].keys.chain_secret).sign(world.config.domain, envelope)
+    return Packet(envelope=envelope, signature=signature, payload=codec.encode(payload))
 
 
 def certified_by_all(world: TrainingWorld, files: RunFiles, head: Head, contents: Contents, propose: Propose) -> None:
@@ -84,7 +84,7 @@ def certified_by_all(world: TrainingWorld, files: RunFiles, head: Head, contents
     )
     old = next(entry for entry in index["packets"] if entry["kind"] == "propose")
     proposed = files.wire(Packet, old["digest"])
-    leader = _index_of(world, recover(world.setup_domain, proposed.envelope, proposed.signature))
+    leader = _index_of(world, recover(world.config.domain, proposed.envelope, proposed.signature))
     packet = signed(world, leader, propose, Kind.PROPOSE, round=head.round)
 
     def change(index: Any) -> None:
@@ -356,7 +356,7 @@ def test_a_judgement_without_a_case_is_found(files: RunFiles, world: TrainingWor
 
 def test_a_message_of_a_stranger_is_found(files: RunFiles, world: TrainingWorld) -> None:
     packet = signed(world, 4, Accuse(accused=0, audited_round=1), Kind.ACCUSE, round=3)
-    stranger = Signer(b"\x07" * 32).sign(world.setup_domain, packet.envelope)
+    stranger = Signer(b"\x07" * 32).sign(world.config.domain, packet.envelope)
     digest = files.put(packet.replace(signature=stranger))
     files.edit(
         files.round(3),
@@ -370,7 +370,8 @@ def test_a_message_of_a_stranger_is_found(files: RunFiles, world: TrainingWorld)
 
 def _last(files: RunFiles) -> tuple[Head, Contents, Propose]:
     index = files.index(7)
-    head = Head(**{name: bytes.fromhex(v) if isinstance(v, str) else v for name, v in index["head"].items()})
+    words: dict[str, Any] = {name: bytes.fromhex(v) if isinstance(v, str) else v for name, v in index["head"].items()}
+    head = Head(**words)
     contents = files.wire(Contents, index["contents"])
     propose = codec.decode_payload(files.packets(7, "propose")[0])
     assert isinstance(propose, Propose)
@@ -412,7 +413,8 @@ def test_a_verdict_without_its_jurors_is_found(files: RunFiles, world: TrainingW
         proof
         for number in range(8)
         for packet in files.packets(number, "propose")
-        for proof in codec.decode_payload(packet).verdicts
+        if isinstance(proposed := codec.decode_payload(packet), Propose)
+        for proof in proposed.verdicts
     )
     entry = earlier.entry.replace(round=7, epoch=1, accused=0, accuser=1, audited_round=5)
     contents = contents.replace(verdicts=(entry,))

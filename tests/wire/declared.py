@@ -46,7 +46,7 @@ def _word(hint: Any, found: dict[str, str]) -> str:
         return f"{_word(item, found)} or nil"
     assert issubclass(hint, Wire)
     _declare(hint, found)
-    return hint.__name__
+    return str(hint.__name__)
 
 
 def _bounded(plain: Any, bounds: dict[type, Any], found: dict[str, str]) -> str:

@@ -25,7 +25,7 @@ from p2pdfl.net.blobs.service import PROTOCOL as PULL
 from p2pdfl.net.gossip.pubsub import RPC_OVERHEAD_BYTES
 from p2pdfl.net.libp2p import adapter
 from p2pdfl.node.checkpoint_sync import CHECKPOINT_PROTOCOL
-from p2pdfl.node.node import RESYNC_PROTOCOL
+from p2pdfl.node.resync import RESYNC_PROTOCOL
 from p2pdfl.protocol.resync import ResyncReply, ResyncRequest
 
 from . import declared, vectors

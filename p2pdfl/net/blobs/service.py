@@ -1,7 +1,7 @@
 """Blobs by digest: whoever holds one serves it, whoever needs one pulls it in chunks from whoever has it.
 
-The digest is the only trust, and it proves each chunk by itself (`net.pull`).  A holder that lies is left at its first
-lie, one that stalls loses its chunk to another; what was proved stays, also over the end of an attempt.
+The digest is the only trust, and it proves each chunk by itself (`blobs.pull`).  A holder that lies is left at its
+first lie, one that stalls loses its chunk to another; what was proved stays, also over the end of an attempt.
 """
 
 from __future__ import annotations

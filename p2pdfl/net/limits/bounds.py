@@ -134,7 +134,7 @@ class Limits:
     served_streams_per_peer_max: int = 16
     served_streams_max: int = 256
     followers_max: int = 0
-    """Strangers that may follow the topic (`net.followers`); what a follower is sent costs as much as a member."""
+    """Strangers that may follow the topic (`listeners`); what a follower is sent costs as much as a member."""
     follower_outbound_messages_max: int = 64
     """Gossip queued for one follower, if that is less than for a member: a COMMIT and a body of each of 32 members.
     Beyond it, it misses messages."""

@@ -87,7 +87,7 @@ class Reachability:
         return self.reached, self.failed, self.seen_as
 
     def fields(self) -> dict[str, Sequence[str]]:
-        """For the journal."""
+        """For the event log."""
         return {
             "reached": list(self.reached),
             "failed": [f"{address}: {failure.words}" for address, failure in self.failed],

@@ -17,6 +17,7 @@ from p2pdfl.sim.invariants.one_beacon_per_round import OneBeaconPerRound
 from p2pdfl.sim.invariants.one_body_per_slot import OneBodyPerSlot
 from p2pdfl.sim.invariants.one_head_per_round import OneHeadPerRound
 from p2pdfl.sim.invariants.one_list_per_epoch import OneListPerEpoch
+from p2pdfl.sim.invariants.proven_is_banned import ProvenIsBanned
 from p2pdfl.sim.invariants.rounds_close import RoundsClose
 from p2pdfl.sim.invariants.share_after_certificate import ShareAfterCertificate
 from p2pdfl.sim.invariants.silent_only_without_disk import SilentOnlyWithoutDisk
@@ -28,6 +29,7 @@ INVARIANTS: tuple[type[Invariant], ...] = (
     OneListPerEpoch,
     ShareAfterCertificate,
     NobodyHonestBlamed,
+    ProvenIsBanned,
     SilentOnlyWithoutDisk,
     NobodyHonestBreaks,
     AnchorsInOrder,

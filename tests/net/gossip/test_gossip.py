@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -196,7 +197,7 @@ async def test_messages_that_wait_for_one_peer_are_written_together() -> None:
             written.append(data)
             await write(data)
 
-        stream.write = noted
+        stream.write = noted  # type: ignore[method-assign]
         for frame in frames:
             assert one._gossip._push(peer_of(other), frame)
         with trio.fail_after(5):
@@ -225,7 +226,7 @@ async def test_what_waits_for_one_peer_is_written_a_frame_or_so_at_a_time() -> N
             written.append(len(data))
             await write(data)
 
-        stream.write = noted
+        stream.write = noted  # type: ignore[method-assign]
         frame = encode_varint_prefixed(rpc_pb2.RPC(publish=[rpc_pb2.Message(data=bytes(10_000))]).SerializeToString())
         for _ in range(20):
             assert one._gossip._push(peer_of(other), frame)
@@ -277,6 +278,7 @@ async def test_who_left_the_mesh_is_not_grafted_for_having_another_address() -> 
         gossip.peer_topics[TOPIC] = set(peers)
         mesh.peer_protocol.update(dict.fromkeys(peers, TProtocol(GOSSIP)))
         mesh.mesh[TOPIC] = set(members)
+        assert mesh.scorer is not None
         mesh.scorer.ip_by_peer.update(dict.fromkeys(members, "192.0.2.1") | {left: "192.0.2.2"})
         mesh._add_back_off(left, TOPIC, False, 60)
         beats = noted_grafts(one)
@@ -293,7 +295,7 @@ def noted_grafts(one: Network) -> list[set[ID]]:
         beats.append(set(grafted))
         await emit(grafted, *others)
 
-    mesh._emit_control_msgs = noted
+    mesh._emit_control_msgs = noted  # type: ignore[method-assign, assignment]
     return beats
 
 
@@ -309,6 +311,9 @@ class Hostile:
         self.asked: Counter[bytes] = Counter()
         self.sent: Counter[bytes] = Counter()
         self._stream = stream
+
+    def was_asked(self, count: int) -> bool:
+        return len(self.asked) == count
 
     async def send(self, rpc: rpc_pb2.RPC) -> None:
         await self._stream.write(encode_varint_prefixed(rpc.SerializeToString()))
@@ -536,7 +541,7 @@ async def test_what_hostile_neighbours_announced_is_forgotten() -> None:
         for number in range(3):
             async with hostile(victim, f"liar {number}") as liar:
                 await liar.announce(*invented(100))
-                await until(lambda liar=liar: len(liar.asked) == 100)
+                await until(partial(liar.was_asked, 100))
                 await until(lambda: len(victim._gossip._wanted) == 0)
         await everybody_hears_everybody([victim, friend])
         await until(lambda: len(victim._gossip._held) == 0)

@@ -29,7 +29,7 @@ from p2pdfl.net.limits.bounds import DHT_MESSAGE_BYTES_MAX, DHT_PROVIDED_KEYS_MA
 from .attacker import MULTISTREAM, NOISE, Ended, Identity, Noise, Tcp, hello, name_message, receive_name
 from .test_protocols import DHT, addresses, record
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture

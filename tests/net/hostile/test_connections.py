@@ -32,7 +32,7 @@ from .attacker import (
 )
 from .scene import LIMITS, Attack, Scene
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 
 # --- TCP -----------------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ HUGE_RSA = key(crypto_pb2.RSA, RSA.construct((2**16383 + 9, 65537), consistency_
 
 def forged(name: str, identity: Identity, static: bytes) -> bytes:
     other = create_new_key_pair(bytes(32))
-    return {
+    payloads: dict[str, Callable[[], bytes]] = {
         "signed with another key": lambda: identity.payload(static, signer=other),
         "signed for another Noise key": lambda: identity.payload(bytes(32)),
         "another's identity key": lambda: identity.payload(static, key=other.public_key.serialize()),
@@ -361,7 +361,8 @@ def forged(name: str, identity: Identity, static: bytes) -> bytes:
         "an RSA key of garbage": lambda: identity.payload(static, key=key(crypto_pb2.RSA, os.urandom(2000))),
         "an RSA key of 16384 bits": lambda: identity.payload(static, key=HUGE_RSA),
         "60 KB of extensions": lambda: b"\x22\xe0\xd4\x03" + bytes(60_000),
-    }[name]()
+    }
+    return payloads[name]()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from .test_protocols import (
     values_and_providers_without_number,
 )
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 
 @asynccontextmanager
@@ -141,13 +142,13 @@ def test_what_a_stranger_signed_is_kept_as_one_small_record(scene: Scene) -> Non
     assert len(known.peer_ids()) <= Limits().known_addresses_max
 
 
+_crowds = count(1)
+
+
 async def visitors_without_number(attacker: Attacker) -> None:
-    visitors_without_number.rounds += 1
+    crowd = next(_crowds)
     for number in range(15):
-        await come_say_something_and_go(attacker, f"visitor {visitors_without_number.rounds} {number}")
-
-
-visitors_without_number.rounds = 0
+        await come_say_something_and_go(attacker, f"visitor {crowd} {number}")
 
 
 @pytest.mark.parametrize(

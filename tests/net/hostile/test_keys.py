@@ -24,7 +24,7 @@ from p2pdfl.net import Network
 
 from .attacker import YAMUX, Attacker, Ended, hello, receive_name
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 RSA_PAIR, SECP256K1_PAIR = rsa.create_new_key_pair(2048), secp256k1.create_new_key_pair()
 RSA_KEY, RSA_ID = RSA_PAIR.public_key.serialize(), ID.from_pubkey(RSA_PAIR.public_key)

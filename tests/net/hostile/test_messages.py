@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -31,7 +32,7 @@ from p2pdfl.net import Limits, Network, Refused
 from p2pdfl.net.libp2p import adapter
 from p2pdfl.net.limits.rates import Rate
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ async def acquainted() -> AsyncIterator[tuple[Network, Network, Stranger]]:
         yield victim, friend, attacker
 
 
-def message(author: str = "stranger", **fields: object) -> rpc_pb2.Message:
+def message(author: str = "stranger", **fields: Any) -> rpc_pb2.Message:
     """A message as the author would sign it, with fields replaced after the signature."""
     key = create_new_key_pair(seed(author))
     made = rpc_pb2.Message(
@@ -103,7 +104,7 @@ async def test_a_frame_that_announces_too_much(acquainted: tuple[Network, Networ
     ],
 )
 async def test_a_message_whose_author_is_none(
-    acquainted: tuple[Network, Network, Stranger], bad: dict[str, object], reason: str
+    acquainted: tuple[Network, Network, Stranger], bad: dict[str, Any], reason: str
 ) -> None:
     victim, friend, attacker = acquainted
     forged = message(**bad)

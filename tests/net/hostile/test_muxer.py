@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -36,7 +37,7 @@ from .attacker import (
 from .scene import BLOB_DIGEST, LIMITS, TRAITOR, Attack, Scene
 from .test_connections import until_refused
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 IDENTIFY = b"/ipfs/id/1.0.0"
 SOON_S = 2.0
@@ -74,8 +75,8 @@ async def lives(yamux: Yamux) -> None:
 def test_a_frame_that_ends_the_connection(scene: Scene, frame: tuple[int, int, int, int, bytes, int]) -> None:
     async def send(attacker: Attacker) -> None:
         yamux = await attacker.yamux()
-        *fields, version = frame
-        await yamux.send_frame(*fields, version=version)
+        kind, flags, stream, length, body, version = frame
+        await yamux.send_frame(kind, flags, stream, length, body, version=version)
         await ends(yamux)
 
     scene.run(send)
@@ -263,7 +264,8 @@ async def window_that_grows_with_what_is_read(attacker: Attacker) -> None:
     yamux = await attacker.yamux(identity)
     stream = await yamux.open(GOSSIP)
     [connection] = adapter.connections_of(attacker.victim._host, identity.id)
-    connection.muxed_conn._rtt = 1e3  # so that each update that comes is a quick one
+    muxed: Any = connection.muxed_conn
+    muxed._rtt = 1e3  # so that each update that comes is a quick one
     frame = encode_varint_prefixed(rpc_pb2.RPC(publish=[rpc_pb2.Message(data=bytes(60_000))]).SerializeToString())
     widest = 0
     for _ in range(2 * WINDOW_BYTES_MAX // (4 * len(frame))):

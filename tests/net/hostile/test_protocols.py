@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -25,7 +25,7 @@ from p2pdfl.net.limits.bounds import ADDRESS_RECORD_BYTES_MAX, DHT_MESSAGE_BYTES
 from .attacker import Attacker, Ended, Identity, Stream, Yamux, hello, receive_name
 from .scene import ECHO, ECHO_BYTES_MAX, LIMITS, TRAITOR, Attack, Scene
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 DHT, IDENTIFY, PUSH, PING = b"/ipfs/kad/1.0.0", b"/ipfs/id/1.0.0", b"/ipfs/id/push/1.0.0", b"/ipfs/ping/1.0.0"
 SOON_S = 3.0
@@ -145,7 +145,7 @@ async def answer(stream: Stream) -> Message:
         pytest.param(question(senderRecord=b"\xff" * 100), id="a record of garbage"),
         pytest.param(question(senderRecord=record("another", 1)), id="another's record"),
         pytest.param(question(senderRecord=record("stranger", 1000)), id="a record of 1000 addresses"),
-        pytest.param(frame(Message(type=99, key=b"hello")), id="an unknown question"),
+        pytest.param(frame(Message(type=cast("Any", 99), key=b"hello")), id="an unknown question"),
     ],
 )
 def test_a_question_that_makes_no_sense(scene: Scene, said: bytes) -> None:

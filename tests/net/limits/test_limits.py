@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import pytest
 import trio
@@ -302,7 +304,7 @@ async def test_members_are_judged_by_their_id_alone() -> None:
                 stream = await attacker.open(victim, GOSSIP)
                 with suppress(*GONE):
                     await stream.write(frame(*[_of_another_topic(number) for number in range(GROSS_COUNT)]))
-                await until(lambda attacker=attacker: victim._resource_manager.is_refused(attacker.id))
+                await until(partial(victim._resource_manager.is_refused, attacker.id))
         assert victim._resource_manager.refused_addresses() == ["127.0.0.1"]
         async with stranger("innocent") as innocent:
             with suppress(*GONE):
@@ -338,8 +340,8 @@ async def test_one_peer_negotiates_only_so_many_streams_at_once() -> None:
 
 
 async def test_one_peer_has_only_so_many_streams() -> None:
-    few = {"streams_per_peer_max": 5, "served_streams_per_peer_max": 5, "negotiations_per_peer_max": 5}
-    async with networks(2, limits=Limits(**few)) as (victim, friend), stranger() as attacker:
+    few = Limits(streams_per_peer_max=5, served_streams_per_peer_max=5, negotiations_per_peer_max=5)
+    async with networks(2, limits=few) as (victim, friend), stranger() as attacker:
         victim.serve(ECHO, echo, request_bytes_max=10)
         assert await attacker.dial(victim)
         for protocol in (GOSSIP, GOSSIP, ECHO, ECHO, ECHO):
@@ -398,9 +400,10 @@ async def test_a_peer_that_does_not_read_is_cut_off_all_the_same() -> None:
         addresses = await adapter.listen(deaf.host, [Multiaddr(LOOPBACK)])
         assert await adapter.dial(victim._host, deaf.id, addresses, timeout_s=5)
         connection = adapter.swarm_of(victim._host).connections[deaf.id][0]
-        socket = adapter.swarm_of(deaf.host).connections[peer_of(victim)][0].muxed_conn.secured_conn.conn
+        deafened: Any = adapter.swarm_of(deaf.host).connections[peer_of(victim)][0].muxed_conn
+        socket = deafened.secured_conn.conn
         async with socket.read_writer.read_write_closer.stream.read_lock:  # deaf from here on
-            stream = await connection.new_stream()
+            stream: Any = await connection.new_stream()
 
             async def talk() -> None:
                 with suppress(*GONE):

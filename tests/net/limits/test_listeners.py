@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -22,7 +23,7 @@ ECHO = "/test/echo/1"
 
 
 @asynccontextmanager
-async def members(**limits: float) -> AsyncIterator[tuple[Network, Network]]:
+async def members(**limits: Any) -> AsyncIterator[tuple[Network, Network]]:
     """The first grants places, the second does not.  The node's part: each has admitted the two, and no one else."""
     async with networks(1, limits=Limits(**limits)) as (host,), network("member", host.addresses) as other:
         for one in (host, other):

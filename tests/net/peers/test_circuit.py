@@ -22,7 +22,7 @@ from p2pdfl.net.limits.rates import Rate
 from p2pdfl.net.peers.circuit import HOP, STOP
 from p2pdfl.net.peers.reachability import ask
 
-pytestmark = [pytest.mark.net, pytest.mark.slow]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.long]
 
 QUICK = Limits(redial_s=0.1, redial_s_max=0.3, lookup_s=0.3, defer_dial_s=0.1)
 Status = circuit_pb2.Status
@@ -44,7 +44,7 @@ async def until_reserved(relay: Network, *peers: Network) -> None:
                 await trio.lowlevel.checkpoint()
 
 
-async def hop(relay: Network, target: bytes, name: object = "asker", kind: int = circuit_pb2.HopMessage.CONNECT) -> int:
+async def hop(relay: Network, target: bytes, name: object = "asker", kind: Any = circuit_pb2.HopMessage.CONNECT) -> int:
     """What the relay answers a stranger who wants the target."""
     async with stranger(f"hop {name}") as asking:
         await asking.dial(relay)

@@ -8,11 +8,12 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from libp2p.abc import INetStream
+from libp2p.abc import INetConn, INetStream
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
@@ -77,6 +78,12 @@ async def test_a_stopped_peer_is_noticed_while_much_is_being_sent_to_it(scene: t
         await trio.lowlevel.checkpoint()
 
 
+def socket_of(connection: INetConn) -> Any:
+    counted = tcp.socket_of(connection.muxed_conn)
+    assert counted is not None
+    return counted.stream.socket
+
+
 @pytest.mark.parametrize("behind_another", [True, False])
 async def test_a_goodbye_to_a_peer_that_does_not_read_is_not_waited_for(behind_another: bool) -> None:
     """It waits behind another frame, or is the one that finds no room.  As shipped, for ever."""
@@ -86,7 +93,7 @@ async def test_a_goodbye_to_a_peer_that_does_not_read_is_not_waited_for(behind_a
         [connection] = adapter.connections_of(one.host)
         there.stop()
         try:
-            await fill(tcp.socket_of(connection.muxed_conn).stream.socket)
+            await fill(socket_of(connection))
             if behind_another:
                 nursery.start_soon(adapter.ping, connection)
                 await trio.testing.wait_all_tasks_blocked()
@@ -105,7 +112,7 @@ async def test_who_takes_no_byte_off_the_wire_loses_its_connection(monkeypatch: 
         there.stop()
         try:
             with suppress(OSError):  # closed already, where something of the library's own was to be written meanwhile
-                await fill(tcp.socket_of(connection.muxed_conn).stream.socket)
+                await fill(socket_of(connection))
             with trio.move_on_after(5):
                 await adapter.ping(connection)
                 while not connection.is_closed:

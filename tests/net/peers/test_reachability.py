@@ -218,7 +218,7 @@ async def announcing(address: str, listen: str = "/ip4/127.0.0.1/tcp/0") -> Asyn
 class http_server:
     def __enter__(self) -> int:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-        self._server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+        self._server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[attr-defined]
         Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self._server.server_port
 
