@@ -184,6 +184,11 @@ def test_who_registers_late_follows_and_is_on_a_later_list(directory: Path) -> N
     assert any(address in members for members in lists.values())
 
 
+def test_who_registers_when_all_is_over_is_let_in_and_follows(directory: Path) -> None:
+    """Found by the true world, seed 96: after its last round nobody looked at the registry any more."""
+    run_checked(a_world(directory, 5, plans={2: PeerPlan(start_s=20.0)}, late=1))
+
+
 def test_who_asks_to_leave_is_on_no_later_list_and_follows_to_the_end(directory: Path) -> None:
     world = run_checked(
         a_world(directory, 5, plans={2: PeerPlan(train_s=0.3, leave_after=0)}, task={"training_rounds": 13})
