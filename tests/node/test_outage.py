@@ -13,7 +13,7 @@ import trio.testing
 from p2pdfl.base import params
 from p2pdfl.base.types import Ballot, Certificate, Digest, Head
 from p2pdfl.base.workers import Threads
-from p2pdfl.chain.client import ChainClient
+from p2pdfl.chain.client import Block, ChainClient
 from p2pdfl.chain.rpc import ChainUnreachable
 from p2pdfl.chain.sender import Receipt
 from p2pdfl.node.chain_outbox import ChainOutbox
@@ -45,7 +45,12 @@ class Member:
         self.chain = chain
         self.name = name
 
-    def anchored_head(self, epoch: int) -> Digest | None:
+    def confirmed_block(self) -> Block:
+        """What is mined is confirmed."""
+        self.chain.reach()
+        return Block(0, bytes(32))
+
+    def anchored_head(self, epoch: int, block: Digest | None = None) -> Digest | None:
         self.chain.reach()
         return bytes(32) if epoch in self.chain.anchored else None
 

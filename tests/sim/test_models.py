@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from p2pdfl.base.types import Envelope, Packet, Registration
+from p2pdfl.base.types import Entropy, Envelope, Packet, Registration
 from p2pdfl.crypto.envelope import Domain
 from p2pdfl.crypto.pvss import TooFewShares
 from p2pdfl.protocol.events import ChainSeen
@@ -22,7 +22,7 @@ THRESHOLD = 3
 CONTEXT = b"\x05" * 32
 
 
-def entropy(seed: int = 1):
+def entropy(seed: int = 1) -> Entropy:
     return random.Random(seed).randbytes
 
 
@@ -138,15 +138,6 @@ def test_a_disk_takes_one_body_per_slot() -> None:
     assert disk.put_envelope(_packet(b"\x01" * 32)).envelope.body == b"\x01" * 32
     with pytest.raises(SlotTaken):
         disk.put_envelope(_packet(b"\x02" * 32))
-
-
-def test_without_power_bodies_are_lost_that_no_envelope_has_synced() -> None:
-    disk = Disk()
-    disk.put_body(b"\x01" * 32)
-    disk.put_envelope(_packet(b"\x01" * 32))
-    disk.put_body(b"\x02" * 32)
-    disk.lose_power()
-    assert disk.bodies == {b"\x01" * 32}
 
 
 def test_a_cut_has_a_direction_and_an_end() -> None:
