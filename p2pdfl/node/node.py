@@ -166,6 +166,7 @@ class Node:
                 await self._loop()
                 self._to_report.close()
             nursery.start_soon(self._pass_over_events)
+            nursery.start_soon(self._go_on_admitting)
             await self.outbox.wait_until_done(params.CHAIN_FINISH_S)
             on_result(await self._result())
             await trio.sleep(linger_s)
@@ -467,6 +468,12 @@ class Node:
         for seen in await self.outbox.read_registry(block):
             admit(self.network, seen.registrations)
             await self._inbox.send(seen)
+
+    async def _go_on_admitting(self) -> None:
+        """After the last round: whoever registers this late, or was confirmed this late, has the rounds to ask for."""
+        while True:
+            await self._read_chain(None)
+            await trio.sleep(params.CHAIN_WATCH_S)
 
 
 def admit(network: Network, registrations: Iterable[Registration]) -> None:

@@ -37,7 +37,7 @@ class State:
 
     @property
     def first_round(self) -> Round:
-        return self._peer.first_round
+        return 0
 
     @property
     def heads(self) -> Mapping[Round, Digest]:

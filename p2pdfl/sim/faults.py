@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from p2pdfl.base.types import Registration
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.network import Cut, FaultyNetwork
-from p2pdfl.sim.world import CrashPoint, World
+from p2pdfl.sim.world import World
 
 CALM_LATENCY_MS = (5, 40)
 CALM_BLOCK_MS = 1_000
@@ -22,8 +22,6 @@ LOCAL_MS_MAX = 10_000_000
 class Crash:
     peer: int
     at_ms: int
-    point: CrashPoint
-    is_power_lost: bool
     is_store_lost: bool
     down_ms: int
 
@@ -35,9 +33,6 @@ class Plan:
     network: FaultyNetwork
     clocks: tuple[Clock, ...]
     train_ms: tuple[int, ...]
-    disk_ms: tuple[int, ...]
-    stalls: Mapping[int, int]
-    """peer -> how long a write takes it until the calm, instead of `disk_ms`."""
     chain_delay_ms: tuple[int, ...]
     crashes: tuple[Crash, ...]
     blocks_ms: tuple[int, ...]
@@ -60,16 +55,11 @@ class Plan:
         for index, peer in enumerate(world.peers):
             peer.clock = self.clocks[index]
             peer.train_ms = self.train_ms[index]
-            peer.disk_ms = self.disk_ms[index]
             peer.chain_delay_ms = self.chain_delay_ms[index]
             for at_ms, _ in peer.clock.jumps:
                 world.at(at_ms, world.schedule_tick, index)
-        for index, disk_ms in self.stalls.items():
-            peer = world.peers[index]
-            world.at(self.calm_ms, setattr, peer, "disk_ms", peer.disk_ms)
-            peer.disk_ms = disk_ms
         for crash in self.crashes:
-            world.at(crash.at_ms, _crash, world, crash)
+            world.at(crash.at_ms, world.kill, crash.peer)
             world.at(crash.at_ms + crash.down_ms, _restart, world, crash)
         for at_ms in self.blocks_ms:
             world.at(at_ms, world.mine_on_top)
@@ -84,10 +74,6 @@ class Plan:
         if self.joins_ms is not None:
             for index in sorted(world.late):
                 world.at(self.joins_ms, world.chain.submit, _Join(world.registrations[index]))
-
-
-def _crash(world: World, crash: Crash) -> None:
-    world.crash(crash.peer, crash.point, is_power_lost=crash.is_power_lost)
 
 
 def _restart(world: World, crash: Crash) -> None:
@@ -139,18 +125,12 @@ def draw_plan(
     crashes = _draw_crashes(draw, [index for index in honest if index not in amnesiacs], calm_ms, has)
     for index in sorted(amnesiacs):
         crashes.append(_draw_crash(draw, index, calm_ms, is_store_lost=True))
-    # of a draw of its own, so that the seeds that have none are what they were
-    stalls = _draw_stalls(random.Random(f"stalls/{seed}"), [index for index in honest if index not in amnesiacs])
-    for index in stalls:
-        crashes += _draw_stalled_crashes(random.Random(f"stalls/{seed}/{index}"), index, calm_ms)
     blocks = range(draw.randrange(50, 1_000), 2 * calm_ms, draw.choice((100, 400, 1_500)))
     return Plan(
         calm_ms=calm_ms,
         network=network,
         clocks=tuple(_draw_clock(draw, calm_ms) if "clocks" in has else Clock() for _ in range(peer_count)),
         train_ms=tuple(draw.choice((10, 10, 200, 740, 900, 1_500)) if "slow" in has else 10 for _ in range(peer_count)),
-        disk_ms=tuple(draw.choice((0, 1, 5, 30)) if "slow" in has else draw.choice((0, 2)) for _ in range(peer_count)),
-        stalls=stalls,
         chain_delay_ms=tuple(draw.choice((0, 100, 1_000, calm_ms)) if "chain" in has else 0 for _ in range(peer_count)),
         crashes=tuple(crashes),
         blocks_ms=tuple(blocks),
@@ -194,12 +174,9 @@ def _draw_crashes(draw: random.Random, peers: Sequence[int], calm_ms: int, has: 
 
 def _draw_crash(draw: random.Random, peer: int, calm_ms: int, *, is_store_lost: bool) -> Crash:
     at_ms = draw.randrange(calm_ms)
-    points: tuple[CrashPoint, ...] = ("now", "before_write", "after_write")
     return Crash(
         peer=peer,
         at_ms=at_ms,
-        point=draw.choice(points),
-        is_power_lost=draw.random() < 0.3,
         is_store_lost=is_store_lost,
         down_ms=draw.randrange(1, max(2, min(3_000, calm_ms - at_ms))),
     )
@@ -210,30 +187,6 @@ def _draw_outage(draw: random.Random, calm_ms: int) -> tuple[int, int] | None:
         return None
     from_ms = draw.randrange(calm_ms)
     return (from_ms, min(calm_ms, from_ms + draw.choice((500, 3_000, 12_000))))
-
-
-def _draw_stalls(draw: random.Random, peers: Sequence[int]) -> dict[int, int]:
-    """Whose disk is so slow that others' questions come while it writes."""
-    if not peers or draw.random() < 0.75:
-        return {}
-    return {index: draw.choice((100, 200, 400)) for index in draw.sample(peers, min(len(peers), draw.randint(1, 2)))}
-
-
-def _draw_stalled_crashes(draw: random.Random, peer: int, calm_ms: int) -> list[Crash]:
-    """In the middle of a write, and back while the round is still open: what it showed before, it signs anew."""
-    times_ms = [draw.randrange(calm_ms) for _ in range(draw.randint(1, 3))]
-    return [
-        Crash(
-            peer=peer,
-            at_ms=at_ms,
-            point="before_write",
-            is_power_lost=False,
-            is_store_lost=False,
-            # it strikes at the next envelope that is written, some time after it was armed
-            down_ms=min(draw.randrange(400, 900), max(1, calm_ms - at_ms)),
-        )
-        for at_ms in times_ms
-    ]
 
 
 def _draw_clock(draw: random.Random, calm_ms: int) -> Clock:

@@ -190,7 +190,6 @@ def make_world(case: Case) -> tuple[World, Checkers]:
         on_made=worlds.append,
     )
     world.chain.confirmations = CONFIRMATIONS
-    world.is_leaky = case.plant == "leak"
     world.idle = frozenset(case.byzantine)
     case.plan.apply(world)
     checkers = watch(
@@ -250,7 +249,7 @@ def run_case(case: Case, sink: Sink | None = None) -> Outcome:
                 return False
             # asked after every event: a loop stops at the first, without a generator
             for peer in honest:
-                if peer.is_up and (peer.is_writing or not peer.run.is_finished):
+                if peer.is_up and not peer.run.is_finished:
                     return False
             return checkers.is_chain_done
 

@@ -4,7 +4,6 @@ them.
     quorum   a quorum of one vote less
     share    the share of the next beacon goes out at the notarization, before the certificate
     slot     what is signed is not on disk, so after a crash a slot is signed again
-    leak     others are answered with what is signed but not on disk yet
     impunity no proposal lists what is proven, so no cheat is banned
     third    no bug, but one Byzantine member too many
 """
@@ -28,7 +27,7 @@ from p2pdfl.protocol.signing import Vote
 from p2pdfl.sim.disk import Disk
 from p2pdfl.sim.world import World
 
-Plant = Literal["quorum", "share", "slot", "leak", "impunity", "third"]
+Plant = Literal["quorum", "share", "slot", "impunity", "third"]
 NodePlant = Literal["shown", "reorg", "memory"]
 """Of the true world (`true.mutants`), which takes seconds to import."""
 

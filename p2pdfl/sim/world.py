@@ -4,8 +4,8 @@ The machines are the real ones, and so is all cryptography unless another `Shari
 that only makes digests, unless another `Learning` is given.  One agenda orders all events, one seeded generator draws
 latencies and entropy: the same seed gives the same bytes.
 
-A peer is a process: it performs the effects of one event before it takes the next, a write to disk takes its time, and
-a crash anywhere leaves what is on disk.  Nor are others' questions answered meanwhile.
+A machine that is stopped comes back with what it signed and closed, from round 0 on.  What a peer does around its
+machine, and crashes in the middle of that, are the true world's (`sim.true`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from p2pdfl.base import params
 from p2pdfl.base.task import Task
@@ -70,7 +70,6 @@ from p2pdfl.sim.chain import Anchors, Chain, Change
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.disk import Disk, SlotTaken
 from p2pdfl.sim.invariants.observed import Watcher
-from p2pdfl.sim.joining import Holder, take_up
 from p2pdfl.sim.learning import Learning, StandIn
 from p2pdfl.sim.log import CHAIN, Log, closed_label, event_label, packet_label
 from p2pdfl.sim.network import Network, PlainNetwork
@@ -103,10 +102,6 @@ class SendTo:
 
     packet: Packet
     receivers: tuple[int, ...]
-
-
-CrashPoint = Literal["now", "before_write", "after_write"]
-"""At once; or at the next envelope, before it is on disk, or between disk and network."""
 
 
 Entry = tuple[Callable[..., object], tuple[Any, ...]]
@@ -147,8 +142,6 @@ class SimPeer:
     disk: Disk
     clock: Clock = field(default_factory=Clock)
     train_ms: int = 10
-    disk_ms: int = 0
-    """How long one synced write takes."""
     chain_delay_ms: int = 0
     """Until it sees what the chain has confirmed, on top of the network's latency."""
     wanted: dict[Digest, dict[Address, WantUpdate]] = field(default_factory=dict)
@@ -156,10 +149,6 @@ class SimPeer:
     is_serving: bool = True
     """Whether others can pull update bytes from it."""
     is_store_lost: bool = False
-    first_round: Round = 0
-    """Of those that it has to close: it has joined from a checkpoint of the rounds before."""
-    crash: CrashPoint | None = None
-    """Where it is about to crash."""
     conflicting: list[Closed] = field(default_factory=list)
     """Closed otherwise than before a restart."""
     notices: list[Notice] = field(default_factory=list)
@@ -169,10 +158,6 @@ class SimPeer:
     tick_at_ms: int | None = None
     due_local_ms: int | None = None
     """The deadline that was last looked at."""
-    is_writing: bool = False
-    todo: deque[Effect | SendTo] = field(default_factory=deque)
-    inbox: deque[tuple[Event, str]] = field(default_factory=deque)
-    """What arrived while effects were being performed."""
 
     @property
     def closed(self) -> dict[Round, Closed]:
@@ -212,8 +197,6 @@ class World:
         self.now_ms = 0
         self.log = Log()
         self.watch: Watcher | None = None
-        self.is_leaky = False
-        """Whether a peer answers others while its own message is on the way to its disk: a bug that the node had."""
         self.message_count = 0
         self.byte_count = 0
         self._random = random.Random(seed)
@@ -302,23 +285,9 @@ class World:
         peer = self.peers[index]
         self.log.write(self.now_ms, index, "killed")
         peer.is_up = False
-        peer.crash = None
-        peer.is_writing = False
-        peer.todo.clear()
-        peer.inbox.clear()
-
-    def crash(self, index: int, point: CrashPoint, *, is_power_lost: bool = False) -> None:
-        """is_power_lost: what was not synced is gone with the process."""
-        peer = self.peers[index]
-        if is_power_lost:
-            peer.disk.lose_power()
-        if point == "now":
-            self.kill(index)
-        else:
-            peer.crash = point
 
     def restart(self, index: int, *, is_store_lost: bool = False) -> None:
-        """A new process with what the old one left on disk."""
+        """A new process with what the old one left on disk, from round 0 on."""
         peer = self.peers[index]
         self.kill(index)
         self.log.write(self.now_ms, index, f"restarted {is_store_lost}")
@@ -327,26 +296,11 @@ class World:
             peer.disk = self._new_disk()
             peer.is_store_lost = True
         # who lost its store knows it for good: the key is there, and what it signed is not
-        start = self._take_up(index)
-        if not peer.disk.closed:
-            peer.first_round = start.round
-        peer.run = self.make_run(peer.keys, None if peer.is_store_lost else peer.disk.signed(), start)
+        peer.run = self.make_run(peer.keys, None if peer.is_store_lost else peer.disk.signed())
         peer.machine = self._wrap(index, peer.run)
         peer.wanted.clear()
         peer.tick_at_ms = peer.due_local_ms = None
         self._start(index)
-
-    def _take_up(self, index: int) -> Start:
-        peer = self.peers[index]
-        others = [
-            Holder(disk=other.disk, is_honest=other.machine is other.run)
-            for place, other in enumerate(self.peers)
-            if place != index and other.is_up and self.network.is_open(index, place, self.now_ms)
-        ]
-        self._random.shuffle(others)
-        return take_up(
-            peer.run.config, self.genesis, self.chain, peer.disk, others, rng=self._random, refused=peer.refused
-        )
 
     def mine(self, number: BlockNumber, registrations: tuple[Registration, ...]) -> None:
         """A block is confirmed, and every peer that is up sees it."""
@@ -383,9 +337,6 @@ class World:
     def deliver(self, index: int, event: Event, label: str = "") -> None:
         peer = self.peers[index]
         if not peer.is_up:
-            return
-        if peer.is_writing:
-            peer.inbox.append((event, label))
             return
         self.log.write(self.now_ms, index, label or event_label(event))
         try:
@@ -457,38 +408,16 @@ class World:
     # --- effects ------------------------------------------------------------------
 
     def perform(self, index: int, effects: Iterable[Effect | SendTo]) -> None:
-        peer = self.peers[index]
-        peer.todo.extend(effects)
-        while peer.todo:
-            effect = peer.todo.popleft()
+        for effect in effects:
             if not isinstance(effect, Send):
                 self._perform(index, effect)
-                continue
-            if peer.disk_ms > 0:
-                peer.is_writing = True
-                self.at(self.now_ms + peer.disk_ms, self._written, index, peer.machine, effect.packet)
-                return
-            if not self._write_and_send(index, effect.packet):
+            elif not self._write_and_send(index, effect.packet):
                 return
         self.schedule_tick(index)
-
-    def _written(self, index: int, machine: Machine, packet: Packet) -> None:
-        peer = self.peers[index]
-        if peer.machine is not machine or not peer.is_writing:
-            return
-        peer.is_writing = False
-        if not self._write_and_send(index, packet):
-            return
-        self.perform(index, ())
-        while peer.inbox and not peer.is_writing and peer.is_up:
-            self.deliver(index, *peer.inbox.popleft())
 
     def _write_and_send(self, index: int, packet: Packet) -> bool:
         """Whether the peer is still up."""
         peer = self.peers[index]
-        if peer.crash == "before_write":
-            self.kill(index)
-            return False
         try:
             packet = peer.disk.put_envelope(packet)
         except SlotTaken as error:
@@ -496,9 +425,6 @@ class World:
                 self._break(index, error)
                 return False
             # whoever cheats keeps no such record
-        if peer.crash == "after_write":
-            self.kill(index)
-            return False
         self._send(index, packet, range(len(self.peers)))
         return True
 
@@ -552,9 +478,9 @@ class World:
             case Closed():
                 self._close(index, effect)
             case KeepNotarized():
-                peer.disk.put_notarized(effect)
+                peer.disk.notarized[effect.certificate.round, effect.certificate.view] = effect
             case KeepCheckpoint():
-                peer.disk.put_checkpoint(effect.checkpoint)
+                peer.disk.checkpoints[effect.checkpoint.epoch] = effect.checkpoint
             case SubmitAnchor() | SubmitVerdict() | SubmitEquivocation():
                 peer.submitted.append(effect)
                 if self.watch is not None:
@@ -576,7 +502,7 @@ class World:
         peer = self.peers[index]
         if not peer.is_up:
             return
-        peer.disk.put_body(update)
+        peer.disk.bodies.add(update)
         for want in peer.wanted.pop(update, {}).values():
             self._want(index, want)
 
@@ -629,10 +555,6 @@ class World:
     def _answer(self, index: int, asker: Machine, other: int, request: ResyncRequest) -> None:
         answerer = self.peers[other]
         if self.peers[index].machine is not asker or not answerer.is_up:
-            return
-        if answerer.is_writing and not self.is_leaky:
-            # what it has signed but not on disk yet is in its machine already
-            self.at(self.now_ms + 1, self._answer, index, asker, other, request)
             return
         reply = answerer.machine.resync_reply(request, answerer.disk.load)
         for packet in reply.packets:

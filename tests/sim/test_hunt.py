@@ -106,31 +106,10 @@ def test_after_the_calm_nothing_is_lost_and_everybody_is_up() -> None:
         ("slot", 3, "signed twice in a slot"),
         ("impunity", 3, "has not banned"),
         ("third", 23, "two heads can be certified"),
-        ("leak", 25, "fell silent though its disk is whole"),
     ],
 )
 def test_a_planted_bug_is_found(plant: Plant, seed: int, found: str) -> None:
     assert found in "\n".join(run_case(draw_case(seed, plant=plant)).violations)
-
-
-def _violations_of_a_slow_disk(seed: int, *, is_leaky: bool) -> list[str]:
-    """Asked while its COMMIT is on the way to the disk, then killed: the slot is open again after the restart."""
-    world = a_world(seed=seed)
-    world.is_leaky = is_leaky
-    world.peers[1].disk_ms = 400
-    world.crash(1, "before_write")
-    world.at(600, world.restart, 1)
-    checkers = watch(world, bound_ms=100_000)
-    with caches.installed():
-        world.run(until_ms=300_000, until=lambda: checkers.is_over or (world.is_finished() and world.peers[1].is_up))
-    return checkers.violations
-
-
-def test_what_is_signed_is_nobodys_before_it_is_on_disk() -> None:
-    """ATTACK: a question at the right moment, which the node answered."""
-    seeds = range(1, 6)
-    assert any(_violations_of_a_slow_disk(seed, is_leaky=True) for seed in seeds)
-    assert not any(_violations_of_a_slow_disk(seed, is_leaky=False) for seed in seeds)
 
 
 # --- the chain ----------------------------------------------------------------------

@@ -140,15 +140,6 @@ def test_a_disk_takes_one_body_per_slot() -> None:
         disk.put_envelope(_packet(b"\x02" * 32))
 
 
-def test_without_power_bodies_are_lost_that_no_envelope_has_synced() -> None:
-    disk = Disk()
-    disk.put_body(b"\x01" * 32)
-    disk.put_envelope(_packet(b"\x01" * 32))
-    disk.put_body(b"\x02" * 32)
-    disk.lose_power()
-    assert disk.bodies == {b"\x01" * 32}
-
-
 def test_a_cut_has_a_direction_and_an_end() -> None:
     cut = Cut(from_ms=10, until_ms=20, senders=frozenset({0}), receivers=frozenset({1}))
     network = FaultyNetwork(

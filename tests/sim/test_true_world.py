@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from p2pdfl.base.types import Envelope, Packet
 from p2pdfl.byzantine.machine import Deviation
 from p2pdfl.byzantine.process import byzantine_parts
+from p2pdfl.node.store import Store
 from p2pdfl.sim import caches
 from p2pdfl.sim.mutants import NodePlant
 from p2pdfl.sim.network import Cut, FaultyNetwork
 from p2pdfl.sim.true.chain import Faults
+from p2pdfl.sim.true.disk import Disk
 from p2pdfl.sim.true.hunt import draw_case, run_case
 from p2pdfl.sim.true.learner import tiny_task
 from p2pdfl.sim.true.peer import Crash
+from p2pdfl.sim.true.process import Process
 from p2pdfl.sim.true.world import PeerPlan, TrueWorld, homes
 
 pytestmark = pytest.mark.slow
@@ -152,6 +158,22 @@ def test_a_disk_that_fails_ends_its_peer_which_comes_back(directory: Path) -> No
     assert world.peers[1].lives > 1
 
 
+def test_without_power_what_no_write_has_synced_is_lost_and_what_one_has_is_not(tmp_path: Path) -> None:
+    envelope = Envelope(task=bytes(32), epoch=0, round=0, view=0, kind=1, body=bytes(32))
+    packet = Packet(envelope=envelope, signature=bytes(64), payload=b"\x00")
+    disk = Disk()
+    with Store(tmp_path / "store.sqlite", disk.connect(Process())) as store:
+        store.put_blob(sha256(b"one").digest(), b"one")
+        store.put_envelope(packet)
+        store.put_blob(sha256(b"two").digest(), b"two")
+    assert len(disk.unsynced) == 1
+    disk.lose_power(random.Random(1))
+    with Store(tmp_path / "store.sqlite", disk.connect(Process())) as store:
+        assert store.blob(sha256(b"one").digest()) == b"one"
+        assert store.envelopes(0) == (packet,)
+        assert store.blob(sha256(b"two").digest()) is None
+
+
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +204,11 @@ def test_who_registers_late_follows_and_is_on_a_later_list(directory: Path) -> N
     lists = {event["epoch"]: event["addresses"] for event in events(world, 0, "members")}
     assert address not in lists[0]
     assert any(address in members for members in lists.values())
+
+
+def test_who_registers_when_all_is_over_is_let_in_and_follows(directory: Path) -> None:
+    """Found by the true world, seed 96: after its last round nobody looked at the registry any more."""
+    run_checked(a_world(directory, 5, plans={2: PeerPlan(start_s=20.0)}, late=1))
 
 
 def test_who_asks_to_leave_is_on_no_later_list_and_follows_to_the_end(directory: Path) -> None:

@@ -67,11 +67,20 @@ def draw_plan(
         amnesiacs=frozenset(amnesiacs),
         block_s=draw.choice((0.3, 0.5, 1.0, 2.0)),
         chain=_draw_chain(draw, calm_s) if "chain" in has else ChainFaults(),
-        reorganizations=tuple(
-            (draw.uniform(0.0, calm_s), draw.randint(1, confirmations)) for _ in range(draw.randrange(5))
-        )
-        if "chain" in has and confirmations
-        else (),
+        reorganizations=_draw_reorganizations(draw, calm_s, confirmations) if "chain" in has else (),
+    )
+
+
+def _draw_reorganizations(draw: random.Random, calm_s: float, confirmations: int) -> tuple[tuple[float, int], ...]:
+    """Again and again: what is not confirmed yet is there for a few blocks only."""
+    if not confirmations or draw.random() < 0.25:
+        return ()
+    every_s = draw.choice((1.0, 3.0, 8.0))
+    first_s = draw.uniform(0.0, every_s)
+    return tuple(
+        (first_s + number * every_s, draw.randint(1, confirmations))
+        for number in range(int((calm_s - first_s) / every_s) + 1)
+        if first_s + number * every_s < calm_s
     )
 
 
