@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -343,6 +343,22 @@ def test_the_registry_of_any_block_follows_from_the_events(started: Network) -> 
     events = client.events(0)
     for block in range(events[0].block, client.block().number + 1):
         assert contract.registrations_at(events, block, TASK.deposit_wei) == client.registrations(block)
+
+
+def test_the_first_list_is_without_what_the_closing_block_has_after_it(started: Network) -> None:
+    """ATTACK: with a registration later in that block, no anchor of the members' list would be taken."""
+    client = started.clients[0]
+    events = client.events(0)
+    closed = events[-1]
+    assert isinstance(closed, contract.Started)
+    assert client.started_with(client.block(closed.block)) == client.registrations(closed.block)
+    late = replace(events[0], block=closed.block)
+    left = contract.ExitRequested(tx=bytes(32), block=closed.block, address=MEMBERS[1])
+    later = [*events[:-1], closed, late, left]
+    registered = [entry.replace(exiting=entry.address == MEMBERS[1]) for entry in client.registrations(closed.block)]
+    first = contract.as_started(registered, later)
+    assert [entry.address for entry in first] == MEMBERS[1:]
+    assert not any(entry.exiting for entry in first)
 
 
 # --- one chain, many senders -------------------------------------------------------------------------------------
