@@ -3,8 +3,9 @@
 1. Measure the task and start the chain, side by side; deploy the contract; write task.toml.  Build the peers' network,
    if the scenario wants one.
 2. Start the first peer, wait for its address, start the others with it as their bootstrap.
-3. Follow every peer's events.jsonl; strike whom the scenario says, cut and heal the network; show it all.
-4. When the honest peers are through, or nothing moves any more: stop the rest, ask the chain what it holds, judge.
+3. Follow every peer's events.jsonl; let faults begin and end (`injection`); show it all.
+4. When the honest peers are through, or nothing moves any more: stop the rest, ask the chain what it holds, follow the
+   heads of one honest peer (`course`), judge.
 
 runs/<name>/
     scenario.toml task.toml environment.json

@@ -67,6 +67,7 @@ def test_what_does_not_get_shorter_is_sent_as_it_is() -> None:
     assert shorten(encode(noise, header(DIMENSION))) == encode(noise, header(DIMENSION))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_long_update_stays_within_the_window_that_others_take(level: int) -> None:
     """At every level that may be set; above 19 zstd wants larger windows, up to what there is to compress."""

@@ -97,6 +97,8 @@ def anchored(two_epochs: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 await here.open(*NAMES, "late")
                 await here.begin(*NAMES)
                 await here.networks["late"].wait_connected(3)
+                for name in NAMES:
+                    await here.members[name].until_closed(0)  # its node answers
                 yield here
         finally:
             assert two_epochs.chain.request("evm_revert", snapshot)

@@ -185,7 +185,8 @@ async def test_an_answer_shows_nothing_that_the_disk_does_not_have_yet(
         return put(store, packet)
 
     monkeypatch.setattr(Store, "put_envelope", put_late)
-    shown, missing = [], []
+    shown: list[Packet] = []
+    missing: list[Packet] = []
 
     async def ask(node: Node, task: Digest) -> None:
         question = encode(ResyncRequest(task=task, round=0, have=()))

@@ -29,10 +29,14 @@ ORIGIN = b"12D3KooWCurTTa5np66RyZEinvc9EG7QLjJxww6dtrjg5DYsasUp"
 
 
 class Scene:
-    def __init__(self, updates: Updates, reported: trio.MemoryReceiveChannel[UpdateHeld], good: bytes) -> None:
+    def __init__(
+        self, updates: Updates, reported: trio.MemoryReceiveChannel[UpdateHeld], good: bytes, addresses: list[str]
+    ) -> None:
         self.updates = updates
         self.reported = reported
         self.good = good
+        self.addresses = addresses
+        """Where its network listens."""
 
     async def want(self, update: bytes, author: bytes = AUTHOR) -> None:
         want = WantUpdate(round=3, author=author, update=sha256(update).digest(), fetch=False)
@@ -63,7 +67,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
                 report=send.send,
                 rng=random.Random(0),
             )
-            yield Scene(updates, reported, good)
+            yield Scene(updates, reported, good, alone.addresses)
             nursery.cancel_scope.cancel()
 
 
@@ -137,7 +141,7 @@ async def test_what_no_one_has_is_asked_for_again(scene: Scene) -> None:
 @pytest.mark.slow
 async def test_a_body_is_pulled_from_who_announced_it(scene: Scene) -> None:
     digest = sha256(scene.good).digest()
-    async with network("author", scene.updates.network.addresses, blob_source={digest: scene.good}.get) as author:
+    async with network("author", scene.addresses, blob_source={digest: scene.good}.get) as author:
         with trio.fail_after(10):
             await scene.updates.network.wait_connected(1)
         await scene.want(scene.good)
@@ -156,7 +160,7 @@ async def test_a_pull_ends_with_its_round(scene: Scene) -> None:
 
     digest = sha256(scene.good).digest()
     want = WantUpdate(round=3, author=AUTHOR, update=digest, fetch=True)
-    async with network("slow", scene.updates.network.addresses, blob_source=hold) as slow:
+    async with network("slow", scene.addresses, blob_source=hold) as slow:
         with trio.fail_after(10):
             await scene.updates.network.wait_connected(1)
             await scene.updates.want(want, slow.peer_id)

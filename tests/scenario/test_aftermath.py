@@ -11,7 +11,7 @@ from p2pdfl.scenario.aftermath import Aftermath
 from p2pdfl.scenario.course import Course
 from p2pdfl.scenario.faults import Strike
 from p2pdfl.scenario.judge import judge_faults
-from p2pdfl.scenario.spec import PHASES, Fault, Place, Scenario
+from p2pdfl.scenario.spec import PHASES, Fault, Phase, Place, Scenario
 
 ROUNDS = 12
 OTHERS = {"0xa", "0xb", "0xc"}
@@ -20,7 +20,7 @@ STRUCK = "0xd"
 
 def after(
     kind: str,
-    struck: tuple[int, str] | None,
+    struck: tuple[int, Phase] | None,
     back: int | None = None,
     *,
     named: Collection[int] = (),
@@ -63,7 +63,7 @@ def test_who_is_killed_for_good_is_in_no_later_head() -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_who_had_told_of_no_more_than_training_had_not_committed(phase: str) -> None:
+def test_who_had_told_of_no_more_than_training_had_not_committed(phase: Phase) -> None:
     struck_in_3 = after("stop", (3, phase), 6, named=[0, 1, 2, 3, 8])
     assert failures(struck_in_3) == ([AWAY] if phase == "train" else [])
     assert struck_in_3.missed == [4, 5, 6, 7, 9, 10, 11]

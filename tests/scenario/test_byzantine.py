@@ -26,7 +26,7 @@ from p2pdfl.learning.learner import Learner
 from p2pdfl.node.compute import Compute
 from p2pdfl.protocol.events import Effect, Replay, Replayed, Train
 from p2pdfl.protocol.run import Run
-from p2pdfl.sim.world import World, stand_in_task
+from p2pdfl.sim.world import SendTo, World, stand_in_task
 
 TASK_ID = bytes(32)
 FROM_ROUND = 3
@@ -219,7 +219,7 @@ def test_what_is_known_of_the_round_are_the_honest_trainers_and_their_seeds() ->
     seen: list[Train] = []
     performed = world._perform
 
-    def watch(index: int, effect: Effect) -> None:
+    def watch(index: int, effect: Effect | SendTo) -> None:
         if index in (0, 1) and isinstance(effect, Train):
             seen.append(effect)
         performed(index, effect)

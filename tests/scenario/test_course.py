@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 from p2pdfl.base.task import Task
 from p2pdfl.base.types import ZERO_DIGEST, CommitEntry, Contents, Head
@@ -70,7 +71,11 @@ def test_whose_commit_is_in_none_of_the_last_heads_is_left_out() -> None:
 
 def test_one_commit_in_those_heads_is_enough() -> None:
     for named in (4, 5, 6):
-        assert course(lambda round, named=named: (3,) if round >= 3 and round != named else ()).members[2] == ALL
+        assert course(partial(_absent_but_in, named)).members[2] == ALL
+
+
+def _absent_but_in(named: int, round: int) -> tuple[int, ...]:
+    return (3,) if round >= 3 and round != named else ()
 
 
 def test_whoever_was_left_out_and_is_registered_still_comes_back_with_the_next_list() -> None:

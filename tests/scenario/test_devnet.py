@@ -30,6 +30,7 @@ def test_a_task_file_is_taken_as_it_is_but_for_the_members(tmp_path: Path) -> No
     assert (chosen.name, chosen.training_rounds, chosen.members_min) == ("mine", 7, 3)
 
 
+@pytest.mark.slow
 def test_the_commands_name_one_bootstrap_address_whose_key_is_there(tmp_path: Path) -> None:
     lines = devnet.commands(tmp_path / "task.toml", tmp_path, 3)
     started = [line for line in lines if "p2pdfl.peer" in line]

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from p2pdfl.scenario.faults import Cut, Outage, Step, Strike
-from p2pdfl.scenario.spec import PHASES, ChainOutage, Fault, Partition, Place
+from p2pdfl.scenario.spec import PHASES, ChainOutage, Fault, Partition, Phase, Place
 
 AT_ROUND = 4
 
 
-def at(round: int, phase: str = "train") -> Place:
+def at(round: int, phase: Phase = "train") -> Place:
     return Place(round, [*PHASES].index(phase))
 
 
@@ -29,7 +29,7 @@ def test_a_peer_is_struck_once_when_it_tells_of_the_round() -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_peer_is_struck_when_it_tells_of_the_phase(phase: str) -> None:
+def test_a_peer_is_struck_when_it_tells_of_the_phase(phase: Phase) -> None:
     fault = strike("kill", phase=phase)
     for earlier in PHASES[: [*PHASES].index(phase)]:
         assert fault.step(at(4, earlier), 4, 1.0) is None

@@ -55,7 +55,18 @@ def socket_of(process: NetworkProcess, name: str) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     opened.bind((place.address, 5000))
     opened.settimeout(ANSWER_S)
+    _opened.append(opened)
     return opened
+
+
+_opened: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def sockets_are_closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
 
 
 def send(process: NetworkProcess, data: bytes, sender: socket.socket, receiver: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -144,7 +144,7 @@ class Split:
             packets.append(other)
         return packets
 
-    def wrap(self, kind: Kind):
+    def wrap(self, kind: Kind) -> Callable[[int, Run], Machine]:
         cheat = only(CHEAT, on_sending(kind, self.variants))
 
         def wrap(index: int, run: Run) -> Machine:
@@ -319,7 +319,9 @@ def test_a_forged_update_is_found_by_an_audit_and_its_author_banned_everywhere()
         )
         assert (ban["accuser"], ban["audited_round"]) == (verdict["accuser"], verdict["audited_round"])
         assert ban["member"] == verdict["accused"]
-        assert ban["audited_round"] == ban["verdict_round"] - 2
+        audited, verdict_round = ban["audited_round"], ban["verdict_round"]
+        assert isinstance(verdict_round, int)
+        assert audited == verdict_round - 2
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -72,7 +72,8 @@ def test_a_member_that_lost_its_store_follows_and_stays_silent() -> None:
     world = a_world()
     world.at(140, lambda: world.kill(1))
     signed: list[int] = []
-    world.at(600, lambda: (signed.append(len(world.peers[1].sent)), world.restart(1, is_store_lost=True)))
+    world.at(600, lambda: signed.append(len(world.peers[1].sent)))
+    world.at(600, lambda: world.restart(1, is_store_lost=True))
     run_checked(world)
     assert len(world.peers[1].sent) == signed[0]
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from p2pdfl.base.types import Envelope, Packet, Registration
+from p2pdfl.base.types import Entropy, Envelope, Packet, Registration
 from p2pdfl.crypto.envelope import Domain
 from p2pdfl.crypto.pvss import TooFewShares
 from p2pdfl.protocol.events import ChainSeen
@@ -22,7 +22,7 @@ THRESHOLD = 3
 CONTEXT = b"\x05" * 32
 
 
-def entropy(seed: int = 1):
+def entropy(seed: int = 1) -> Entropy:
     return random.Random(seed).randbytes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_a_log_that_ends_early_differs_there() -> None:
 
 
 def test_nothing_is_read_beyond_what_is_shown() -> None:
-    def endless():
+    def endless() -> Iterator[str]:
         yield "0 1 other"
         while True:
             yield "1 1 more"

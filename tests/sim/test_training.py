@@ -162,7 +162,8 @@ def test_libraries_that_compress_differently_accuse_nobody(form: Learner) -> Non
 
 
 def test_colluders_find_nothing_against_each_other_and_are_caught_by_the_others(learner: Learner) -> None:
-    cheats, worlds = (1, 2), []
+    cheats = (1, 2)
+    worlds: list[World] = []
 
     def wrap(index: int, run: Run) -> Machine:
         colluders = {worlds[0].address(cheat) for cheat in cheats} - {run.address}

@@ -7,7 +7,8 @@ from hashlib import sha256
 import pytest
 
 from p2pdfl.base.codec import encode
-from p2pdfl.base.types import Digest, Kind
+from p2pdfl.base.types import Digest, Kind, Packet
+from p2pdfl.protocol.run import Run
 from p2pdfl.sim.check import find_violations
 from p2pdfl.sim.world import World
 
@@ -44,7 +45,7 @@ def test_another_seed_gives_another_run() -> None:
 def test_the_checkers_find_a_member_that_signs_twice_and_who_bans_it() -> None:
     """Taken for honest, a cheat violates what the checkers check."""
 
-    def twice(run, packet):
+    def twice(run: Run, packet: Packet) -> list[Packet]:
         return [packet, signed(run, packet, commit_of(packet).replace(update=b"\x07" * 32))]
 
     world = a_world(wrap=only(1, on_sending(Kind.COMMIT, twice)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from p2pdfl.base.types import (
@@ -128,6 +130,7 @@ def test_a_process_that_breaks() -> None:
 
 # --- proven to cheat, and banned --------------------------------------------------------
 
+Fields = dict[str, str | int | float | Sequence[str] | None]
 CAUGHT = "0x" + ADDRESSES[CHEAT].hex()
 AFTER_CALM_MS = 501
 
@@ -135,7 +138,7 @@ AFTER_CALM_MS = 501
 def proven(world: Fabricated, indices: tuple[int, ...], *, open_round: int, proven_round: int) -> None:
     for index in indices:
         world.peers[index].round = open_round
-        fields = {"round": proven_round, "member": CAUGHT, "kind": int(Kind.CLOSE)}
+        fields: Fields = {"round": proven_round, "member": CAUGHT, "kind": int(Kind.CLOSE)}
         world.checkers.on_notice(index, Notice(name="equivocation", fields=fields))
 
 
@@ -188,7 +191,7 @@ def test_a_verdict_is_a_proof_against_its_loser(accused: int, accuser: int, outc
     world.now_ms = AFTER_CALM_MS
     names = ["0x" + ADDRESSES[index].hex() for index in (accused, accuser)]
     for index in (0, 1, 2):
-        fields = {"round": 0, "accused": names[0], "accuser": names[1], "audited_round": 0, "outcome": outcome}
+        fields: Fields = {"round": 0, "accused": names[0], "accuser": names[1], "audited_round": 0, "outcome": outcome}
         world.checkers.on_notice(index, Notice(name="verdict", fields=fields))
     for round in range(3):
         world.closes(0, a_head(round))
