@@ -345,6 +345,51 @@ def test_the_registry_of_any_block_follows_from_the_events(started: Network) -> 
         assert contract.registrations_at(events, block, TASK.deposit_wei) == client.registrations(block)
 
 
+def test_registration_closes_with_a_member_that_was_slashed_before(network: Network) -> None:
+    """Else one deposit would keep a task from starting, or part the members' first list from the contract's."""
+    network.register(4)
+    client = network.clients[0]
+    client.slash_by_equivocation(equivocation(client, 2), MEMBERS[2])
+    assert client.candidates() == MEMBERS
+    client.start(client.candidates())
+    block = client.start_block()
+    assert block is not None
+    client.slash_by_equivocation(equivocation(client, 1), MEMBERS[1])
+    found = client.started_with(block)
+    assert found == contract.started_with(client.events(0))
+    assert list_hash(entry.address for entry in found if not entry.exiting) == client.list_hash(0)
+    assert [entry.exiting for entry in client.registrations()] == [False, True, True, False]
+
+
+def test_who_leaves_before_the_start_is_no_candidate(network: Network) -> None:
+    network.register(5)
+    client = network.clients[4]
+    client.request_exit()
+    assert client.candidates() == MEMBERS
+    client.start(client.candidates())
+    block = client.start_block()
+    assert block is not None
+    assert [entry.address for entry in client.started_with(block) if entry.exiting] == [client.address]
+
+
+def test_what_comes_after_the_start_in_its_block_leaves_the_first_list_as_it_is() -> None:
+    mined: dict[str, Any] = {"tx": ZERO_DIGEST, "block": 7}
+    early, other, late = (keys.address for keys in KEYS[:3])
+    registered = [
+        contract.Registered(**mined, address=address, peer_id=b"id", pvss_key=bytes(33), deposit_wei=1)
+        for address in (early, other, late)
+    ]
+    events: list[contract.Event] = [
+        registered[1],
+        contract.Started(**mined, list_hash=ZERO_DIGEST),
+        registered[2],
+        contract.ExitRequested(**mined, address=early),
+        contract.Slashed(**mined, address=other, amount_wei=1, evidence=5, round=0, sender=late),
+    ]
+    (before,) = contract.registrations_at(registered[:1], 7, deposit_wei=0)
+    assert contract.started_with(events, [before]) == contract.registrations_at(registered[:2], 7, deposit_wei=0)
+
+
 # --- one chain, many senders -------------------------------------------------------------------------------------
 
 
