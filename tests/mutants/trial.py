@@ -30,7 +30,6 @@ MEMORY_BYTES_MAX = 16 << 30
 SIMULATED = (
     "tests/sim/test_byzantine.py",
     "tests/sim/test_faults.py",
-    "tests/sim/test_joining.py",
     "tests/sim/test_hunt.py::test_a_drawn_run_holds",
 )
 BROADEST = {"protocol": ("tests/protocol/test_voting.py", "tests/protocol/test_court.py")}
