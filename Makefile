@@ -18,8 +18,9 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Files in the order of tests/conftest.py, not by their number of tests.
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Files in the order of tests/conftest.py, not by their number of tests.  What pytest makes of their code is kept, whatever
+# the environment says: each worker would take seconds to make it again.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -6,7 +6,7 @@ what the scenario meant by it; a fault that came to nothing is itself not as exp
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -171,28 +171,39 @@ def _judge_agreement(
 
 
 def judge_members(records: Sequence[PeerRecord], honest: Sequence[PeerRecord], course: Course) -> list[Expectation]:
-    """Each list after the first, as honest peers told of it, against the protocol's rule."""
+    """The lists of all epochs after the first, as honest peers told of them, against the protocol's rule."""
     told: dict[int, set[frozenset[str]]] = {}
     for record in honest:
         for line in record.all(Members):
             told.setdefault(line.epoch, set()).add(frozenset(line.addresses))
-    items = []
-    for epoch in sorted((told.keys() | course.members.keys()) - {0}):
-        by_rule = course.members.get(epoch)
-        expected = None if by_rule is None else _left_out(records, by_rule)
-        for members in told.get(epoch, {None}):
-            seen = None if members is None else _left_out(records, members)
-            what = f"peers that are not members of epoch {epoch}"
-            items.append(Expectation(what=what, expected=expected, seen=seen, held=members == by_rule))
-    return items
+    told.pop(0, None)
+    by_rule = {epoch: {members} for epoch, members in course.members.items() if epoch > 0}
+    if not told and not by_rule:
+        return []
+    epochs = range(1, max(told.keys() | by_rule.keys()) + 1)
+    expected, seen = (_left_out(records, epochs, lists) for lists in (by_rule, told))
+    what = "peers that are no members, from which epoch on"
+    return [Expectation(what=what, expected=expected, seen=seen, held=told == by_rule)]
 
 
-def _left_out(records: Sequence[PeerRecord], members: Collection[str]) -> list[str]:
-    """And, marked as such, members that are no peers of this run."""
-    strangers = set(members) - {record.address for record in records}
-    return [record.name for record in records if record.address not in members] + [
-        f"but {a}" for a in sorted(strangers)
-    ]
+def _left_out(
+    records: Sequence[PeerRecord], epochs: Iterable[int], lists: Mapping[int, Collection[Collection[str]]]
+) -> dict[int, list[str]]:
+    """Where that is not as in the epoch before.  Peers that any list of the epoch leaves out; and, marked as such,
+    members that are no peers of this run."""
+    found: dict[int, list[str]] = {}
+    addresses, before = {record.address for record in records}, list[str]()
+    for epoch in epochs:
+        of_epoch = lists.get(epoch)
+        if of_epoch is None:
+            names = ["of no known list"]
+        else:
+            names = [record.name for record in records if any(record.address not in members for members in of_epoch)]
+            names += [f"but {stranger}" for stranger in sorted(set().union(*of_epoch) - addresses)]
+        if names != before:
+            found[epoch] = names
+        before = names
+    return found
 
 
 def judge_faults(aftermaths: Mapping[str, Aftermath], breaks: Sequence[Span]) -> list[Expectation]:

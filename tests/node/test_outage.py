@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +25,16 @@ ANSWER_S = 0.1
 """What each question takes."""
 
 
+CONFIRMED = b"\x01" * 32
+
+
 class Chain:
     """Anchors, as the contract takes them."""
 
-    def __init__(self, *, back_s: float) -> None:
+    def __init__(self, *, back_s: float, confirm_s: float = 0.0) -> None:
         self.back_s = back_s
+        self.confirm_s = confirm_s
+        """Until what is anchored is confirmed."""
         self.anchored: dict[int, float] = {}
         """epoch -> when"""
         self.sent: list[tuple[str, int]] = []
@@ -46,13 +52,13 @@ class Member:
         self.name = name
 
     def confirmed_block(self) -> Block:
-        """What is mined is confirmed."""
         self.chain.reach()
-        return Block(0, bytes(32))
+        return Block(number=0, hash=CONFIRMED)
 
     def anchored_head(self, epoch: int, block: Digest | None = None) -> Digest | None:
         self.chain.reach()
-        return bytes(32) if epoch in self.chain.anchored else None
+        newest_s = trio.current_time() - (self.chain.confirm_s if block == CONFIRMED else 0.0)
+        return bytes(32) if self.chain.anchored.get(epoch, inf) <= newest_s else None
 
     def anchor(self, *, head: Head, **_: object) -> Receipt:
         self.chain.reach()
@@ -129,3 +135,38 @@ async def test_who_comes_next_sends_if_the_first_does_not(
     waited_s = chain.anchored[0] - chain.back_s
     assert waited_s >= params.ANCHOR_STAGGER_MS / 1000
     assert waited_s <= params.ANCHOR_STAGGER_MS / 1000 + params.CHAIN_RETRY_S_MAX + 2
+
+
+async def test_an_anchor_that_a_reorganization_drops_is_sent_again_in_turn(
+    event_log: EventLog, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Found by the true world: once mined it was nobody's any more."""
+    chain = Chain(back_s=0.0, confirm_s=20.0)
+    owed = {
+        name: [anchor_of(0, delay_ms=place * params.ANCHOR_STAGGER_MS)] for place, name in enumerate(("ada", "bob"))
+    }
+
+    async def reorganize() -> None:
+        await trio.sleep(10.0)
+        chain.anchored.clear()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reorganize)
+        nursery.start_soon(perform, chain, event_log, owed)
+    assert chain.sent == [("ada", 0), ("ada", 0)]
+    assert 0 in chain.anchored
+
+
+async def test_what_is_mined_is_not_waited_for_any_more_and_is_again_once_it_is_dropped(
+    event_log: EventLog, autojump_clock: trio.testing.MockClock
+) -> None:
+    chain = Chain(back_s=0.0, confirm_s=20.0)
+    outbox = ChainOutbox(chain=cast("ChainClient", Member(chain, "ada")), workers=InVirtualTime(), event_log=event_log)
+    async with trio.open_nursery() as nursery:
+        outbox.take(anchor_of(0, delay_ms=0), nursery)
+        start_s = trio.current_time()
+        await outbox.wait_until_done(60.0)
+        assert trio.current_time() - start_s < 5.0
+        chain.anchored.clear()
+        await trio.sleep(5.0)
+        assert 0 in chain.anchored

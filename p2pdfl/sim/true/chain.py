@@ -93,6 +93,8 @@ class Chain:
     faults: Faults = field(default_factory=Faults)
     on_anchored: Callable[[SubmitAnchor], None] = lambda anchor: None
     """Told once it is confirmed."""
+    on_mined: Callable[[], object] = lambda: None
+    """Told of every block."""
     next_block_s: float = 0.0
     dropped: int = 0
     """Transactions that a reorganization has made unheard of."""
@@ -112,18 +114,25 @@ class Chain:
             pending, self._pending = self._pending, []
             self._append(*self._applied(self.tip.state, pending, self.tip.block.number + 1))
             self._tell_confirmed()
+            self.on_mined()
 
-    def reorganize(self, depth: int) -> None:
-        """No deeper than what is confirmed.  The new blocks are empty, and the next one has what is not gone."""
+    def reorganize(self, depth: int, *, again: float = 0.5) -> None:
+        """No deeper than what is confirmed.  The new blocks are empty, and the next one has what is not gone.
+
+        again: the chance of a transaction to be that."""
         depth = min(depth, self.task.confirmations, self.tip.block.number)
         dropped = self._blocks[len(self._blocks) - depth :]
         del self._blocks[len(self._blocks) - depth :]
         for _ in range(depth):
             self._append(self.tip.state, ())
         lost = [transaction for mined in dropped for transaction in mined.transactions]
-        again = [transaction for transaction in lost if self.rng.random() < 0.5]
-        self.dropped += len(lost) - len(again)
-        self._pending = again + self._pending
+        kept = [transaction for transaction in lost if self.rng.random() < again]
+        self.dropped += len(lost) - len(kept)
+        self._pending = kept + self._pending
+
+    def block_count_since(self, is_so: Callable[[State], bool]) -> int:
+        """The blocks, from the newest down, after which that is so."""
+        return sum(is_so(mined.state) for mined in self._blocks)
 
     @property
     def tip(self) -> _Mined:

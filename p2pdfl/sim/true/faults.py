@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import trio
+
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.faults import CALM_LATENCY_MS, LOCAL_MS_MAX
 from p2pdfl.sim.network import Cut, FaultyNetwork
+from p2pdfl.sim.true.chain import Chain
 from p2pdfl.sim.true.chain import Faults as ChainFaults
 from p2pdfl.sim.true.peer import Crash
 from p2pdfl.sim.true.world import PeerPlan, TrueWorld
@@ -30,11 +34,14 @@ class Plan:
     chain: ChainFaults
     reorganizations: tuple[tuple[float, int], ...]
     """(at, depth)"""
+    anchor_drops: tuple[int, ...]
+    """Each time an anchor has so many blocks, it and all of them go."""
 
     def apply(self, world: TrueWorld) -> None:
         world.chain.faults = self.chain
         for at_s, depth in self.reorganizations:
             world.at(at_s, partial(world.chain.reorganize, depth))
+        world.chain.on_mined = partial(_drop_anchor, world.chain, deque(self.anchor_drops), self.calm_s)
 
 
 def draw_plan(
@@ -68,7 +75,19 @@ def draw_plan(
         block_s=draw.choice((0.3, 0.5, 1.0, 2.0)),
         chain=_draw_chain(draw, calm_s) if "chain" in has else ChainFaults(),
         reorganizations=_draw_reorganizations(draw, calm_s, confirmations) if "chain" in has else (),
+        anchor_drops=tuple(draw.randint(1, confirmations) for _ in range(draw.randrange(3)))
+        if "chain" in has and confirmations
+        else (),
     )
+
+
+def _drop_anchor(chain: Chain, after: deque[int], calm_s: float) -> None:
+    """What a reorganization at any time hits too rarely to rely on."""
+    if not after or trio.current_time() >= calm_s:
+        return
+    newest = len(chain.tip.state.anchored)
+    if newest and chain.block_count_since(lambda state: len(state.anchored) == newest) == after[0]:
+        chain.reorganize(after.popleft(), again=0.0)
 
 
 def _draw_reorganizations(draw: random.Random, calm_s: float, confirmations: int) -> tuple[tuple[float, int], ...]:

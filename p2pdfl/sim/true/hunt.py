@@ -92,7 +92,7 @@ def draw_case(
     peer_count, round_count = peers or drawn_peers, rounds or drawn_rounds
     late_count = 1 if draw.random() < 0.25 and peer_count > PEERS_MIN else 0
     verdict_rounds = 1 if round_count < 5 else draw.randint(1, 2)
-    confirmations = draw.randint(0, 3)
+    confirmations = draw.choice((0, 1, 3, 6))
     make_task, fields = (tiny_task, {}) if learning == "stand-in" else (measured_task, TINY_TASK)
     task = make_task(
         **fields,
