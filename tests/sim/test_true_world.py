@@ -281,7 +281,7 @@ def test_who_cheats_is_banned_by_all(directory: Path, behaviour: Any) -> None:
     ("plant", "seed", "found"),
     [
         ("shown", 0, "shows what it has signed and not synced"),
-        ("memory", 0, "is in round"),
+        ("memory", 26, "is in round"),
     ],
 )
 def test_a_planted_bug_is_found(plant: NodePlant, seed: int, found: str) -> None:
