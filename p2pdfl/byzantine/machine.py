@@ -4,7 +4,7 @@ Honest code has no hooks for this.  A behaviour cheats in one way from its round
 is otherwise an honest member, which is the hardest kind to find.
 
     `UpdateBehaviour`                     another update than the one that follows from the assignment: the machine says
-                                          so by `Poison`, what is sent then says `poison`, or a simulator's stand-in
+                                          so by `Poison`, what is sent then says `updates`, or a simulator's stand-in
     garbage                               bytes of the right size that are no update, under a committed digest
     zip_bomb                              the same, but an update's header and a frame that becomes some 100 MB
     equivocate                            two COMMITs in one slot

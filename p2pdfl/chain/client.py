@@ -32,13 +32,13 @@ from p2pdfl.base.types import (
 from p2pdfl.chain.contract import (
     Event,
     artefact,
-    as_started,
     event_of,
     head_words,
     registration_of,
     rules,
     signature_halves,
     signed_by,
+    started_with,
 )
 from p2pdfl.chain.rpc import BadAnswer, ChainError, HttpRpc, usable_answer
 from p2pdfl.chain.sender import Receipt, Sender
@@ -172,10 +172,17 @@ class ChainClient:
 
     def registrations(self, block: int | Digest | None = None) -> list[Registration]:
         """All who ever registered, ascending by address; who exits or lost of its deposit shows as exiting."""
+        return self._registrations(block, self._task.deposit_wei)
+
+    def _registrations(self, block: int | Digest | None, deposit_wei: int) -> list[Registration]:
         entries = self._view("registrations", block=block)
         with usable_answer():
-            found = [registration_of(entry, self._task.deposit_wei) for entry in entries]
+            found = [registration_of(entry, deposit_wei) for entry in entries]
         return sorted(found, key=lambda registration: registration.address)
+
+    def candidates(self) -> list[Address]:
+        """Whom `start` has to name, ascending: all who have not asked to leave, whatever is left of their deposits."""
+        return [entry.address for entry in self._registrations(None, 0) if not entry.exiting]
 
     def is_started(self) -> bool:
         return bool(self._view("start_block"))
@@ -186,11 +193,11 @@ class ChainClient:
         return self.block(number) if number else None
 
     def started_with(self, block: Block) -> list[Registration]:
-        """The registrations that `start` found, in that block."""
-        return as_started(self.registrations(block.hash), self.events(block.number, block.number))
+        """The registrations that `start` found, in that block; exiting only by their own word."""
+        return started_with(self.events(block.number, block.number), self._registrations(block.number - 1, 0))
 
     def start(self, addresses: Sequence[Address]) -> Receipt:
-        """`addresses`: all registered and not exiting; the order is put right here."""
+        """`addresses`: the `candidates`; the order is put right here."""
         return self._send("start", sorted(addresses))
 
     # --- anchors -------------------------------------------------------------------------------------------------

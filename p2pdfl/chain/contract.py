@@ -239,26 +239,24 @@ def registrations_at(events: Iterable[Event], block: BlockNumber, deposit_wei: i
     ]
 
 
-def as_started(registrations: Iterable[Registration], events: Iterable[Event]) -> list[Registration]:
-    """The registrations that `start` found, of those as of its block.
+def started_with(events: Iterable[Event], before: Iterable[Registration] = ()) -> list[Registration]:
+    """The registrations that `start` found.  It took all that had not asked to leave, whatever was left of their
+    deposits; so whoever had lost of it does not show as exiting here.
 
-    ATTACK: whoever registers, or asks to leave, later in the same block is in that block's registry otherwise than in
-    the list that the contract has installed.  events: of that block, in the chain's order."""
-    registered: set[Address] = set()
-    left: set[Address] = set()
-    is_later = False
+    ATTACK: whoever registers, asks to leave or is slashed before the start, or later in the same block, must not give
+    the members another first list than the contract has installed.  events: in the chain's order, all of them, or those
+    of the start's block with the registrations before that, `registration_of` a deposit of 0."""
+    found = {entry.address: entry for entry in before}
     for event in events:
         match event:
             case Started():
-                is_later = True
-            case Registered() if is_later:
-                registered.add(event.address)
-            case ExitRequested() if is_later:
-                left.add(event.address)
+                break
+            case Registered():
+                found[event.address] = Registration(
+                    address=event.address, peer_id=event.peer_id, pvss_key=event.pvss_key, exiting=False
+                )
+            case ExitRequested() if event.address in found:
+                found[event.address] = found[event.address].replace(exiting=True)
             case _:
                 pass
-    return [
-        entry.replace(exiting=False) if entry.address in left else entry
-        for entry in registrations
-        if entry.address not in registered
-    ]
+    return [found[address] for address in sorted(found)]

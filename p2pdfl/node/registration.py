@@ -62,12 +62,11 @@ class Registrar:
                 if genesis is not None:
                     return genesis
                 continue
-            registrations = await self._patiently(chain.registrations)
-            willing = sorted(entry.address for entry in registrations if not entry.exiting)
+            willing = await self._patiently(chain.candidates)
             if len(willing) != seen:
                 seen = len(willing)
                 self.say(f"{seen} of {self.task.members_min} members registered")
-            if all(entry.address != address for entry in registrations):
+            if address not in willing:
                 await self.register()
             if seen >= self.task.members_min and address in willing:
                 complete_s = complete_s or trio.current_time()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from p2pdfl.base.task import Task
 from p2pdfl.base.types import Address, Contents, Head
 from p2pdfl.chain.client import Block
-from p2pdfl.chain.contract import Event, ExitRequested, Started, registrations_at
+from p2pdfl.chain.contract import Event, ExitRequested, Started, registrations_at, started_with
 from p2pdfl.protocol.epochs import committed_lately, compute_next_epoch
 from p2pdfl.protocol.history import ListedRound
 from p2pdfl.protocol.membership import EpochMembers, select_members
@@ -38,11 +38,10 @@ def follow(
 ) -> Course:
     """As far as the heads go without a gap.  blocks: those that they name.
     bans: member -> round whose head lists it."""
-    started = [event for event in events if isinstance(event, Started)]
-    if not started:
+    if not any(isinstance(event, Started) for event in events):
         return Course()
     numbers = {block.hash: block.number for block in blocks}
-    members = select_members(registrations_at(events, started[0].block, task.deposit_wei), excluded=())
+    members = select_members(started_with(events), excluded=())
     epochs = {0: EpochMembers(epoch=0, first_round=0, last_round=task.last_round_of(0), members=members)}
     closed: dict[int, ListedRound] = {}
     leavers: frozenset[str] = frozenset()

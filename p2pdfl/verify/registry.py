@@ -25,8 +25,8 @@ from p2pdfl.chain.contract import (
     Slashed,
     Started,
     Withdrawn,
-    as_started,
     registrations_at,
+    started_with,
 )
 from p2pdfl.crypto import group
 from p2pdfl.verify.files import RECORD_BYTES_MAX, BadFile, read_json
@@ -52,9 +52,8 @@ class ChainExport:
     def registrations(self, number: BlockNumber) -> Sequence[Registration]:
         return registrations_at(self.events, number, self.deposit_wei)
 
-    def started_with(self, number: BlockNumber) -> list[Registration]:
-        """The registrations that `start` found, in that block."""
-        return as_started(self.registrations(number), [event for event in self.events if event.block == number])
+    def started_with(self) -> list[Registration]:
+        return started_with(self.events)
 
     def block_hash(self, number: BlockNumber) -> Digest | None:
         return next((block for block, other in self.numbers.items() if other == number), None)

@@ -157,7 +157,7 @@ class Follower:
         block = self._export.block_hash(started[0].block)
         if block is None:
             raise self._unsound(Check.REGISTRY, "chain.json: lacks the block that closed registration")
-        members = select_members(self._export.started_with(started[0].block), excluded=())
+        members = select_members(self._export.started_with(), excluded=())
         listed = EpochMembers(epoch=0, first_round=0, last_round=0, members=members)
         if not 0 < len(members) <= params.MEMBER_COUNT_MAX or listed.list_hash != started[0].list_hash:
             raise self._unsound(Check.REGISTRY, "chain.json: registration closed with another list than was registered")

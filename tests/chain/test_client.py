@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -345,20 +345,49 @@ def test_the_registry_of_any_block_follows_from_the_events(started: Network) -> 
         assert contract.registrations_at(events, block, TASK.deposit_wei) == client.registrations(block)
 
 
-def test_the_first_list_is_without_what_the_closing_block_has_after_it(started: Network) -> None:
-    """ATTACK: with a registration later in that block, no anchor of the members' list would be taken."""
-    client = started.clients[0]
-    events = client.events(0)
-    closed = events[-1]
-    assert isinstance(closed, contract.Started)
-    assert client.started_with(client.block(closed.block)) == client.registrations(closed.block)
-    late = replace(events[0], block=closed.block)
-    left = contract.ExitRequested(tx=bytes(32), block=closed.block, address=MEMBERS[1])
-    later = [*events[:-1], closed, late, left]
-    registered = [entry.replace(exiting=entry.address == MEMBERS[1]) for entry in client.registrations(closed.block)]
-    first = contract.as_started(registered, later)
-    assert [entry.address for entry in first] == MEMBERS[1:]
-    assert not any(entry.exiting for entry in first)
+def test_registration_closes_with_a_member_that_was_slashed_before(network: Network) -> None:
+    """Else one deposit would keep a task from starting, or part the members' first list from the contract's."""
+    network.register(4)
+    client = network.clients[0]
+    client.slash_by_equivocation(equivocation(client, 2), MEMBERS[2])
+    assert client.candidates() == MEMBERS
+    client.start(client.candidates())
+    block = client.start_block()
+    assert block is not None
+    client.slash_by_equivocation(equivocation(client, 1), MEMBERS[1])
+    found = client.started_with(block)
+    assert found == contract.started_with(client.events(0))
+    assert list_hash(entry.address for entry in found if not entry.exiting) == client.list_hash(0)
+    assert [entry.exiting for entry in client.registrations()] == [False, True, True, False]
+
+
+def test_who_leaves_before_the_start_is_no_candidate(network: Network) -> None:
+    network.register(5)
+    client = network.clients[4]
+    client.request_exit()
+    assert client.candidates() == MEMBERS
+    client.start(client.candidates())
+    block = client.start_block()
+    assert block is not None
+    assert [entry.address for entry in client.started_with(block) if entry.exiting] == [client.address]
+
+
+def test_what_comes_after_the_start_in_its_block_leaves_the_first_list_as_it_is() -> None:
+    mined: dict[str, Any] = {"tx": ZERO_DIGEST, "block": 7}
+    early, other, late = (keys.address for keys in KEYS[:3])
+    registered = [
+        contract.Registered(**mined, address=address, peer_id=b"id", pvss_key=bytes(33), deposit_wei=1)
+        for address in (early, other, late)
+    ]
+    events: list[contract.Event] = [
+        registered[1],
+        contract.Started(**mined, list_hash=ZERO_DIGEST),
+        registered[2],
+        contract.ExitRequested(**mined, address=early),
+        contract.Slashed(**mined, address=other, amount_wei=1, evidence=5, round=0, sender=late),
+    ]
+    (before,) = contract.registrations_at(registered[:1], 7, deposit_wei=0)
+    assert contract.started_with(events, [before]) == contract.registrations_at(registered[:2], 7, deposit_wei=0)
 
 
 # --- one chain, many senders -------------------------------------------------------------------------------------

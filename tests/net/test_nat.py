@@ -160,7 +160,8 @@ class NatPeer:
 @contextmanager
 def peer(internet: Internet, name: str, *arguments: str) -> Iterator[NatPeer]:
     program = str(Path(__file__).with_name("nat_peer.py"))
-    command = ["ip", "netns", "exec", internet.space(name), sys.executable, program]
+    # -P: else its own folder comes first, in which libp2p is a folder of tests
+    command = ["ip", "netns", "exec", internet.space(name), sys.executable, "-P", program]
     process = subprocess.Popen(
         ["timeout", "60", *command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -20,7 +20,7 @@ N = 5
 ADDRESSES = an_epoch(N).addresses
 
 
-def a_docket() -> EvidencePool:
+def a_pool() -> EvidencePool:
     config = RunConfig(task=stand_in_task(), task_id=TASK, domain=DOMAIN)
     return EvidencePool(config, {0: an_epoch(N), 1: an_epoch(N, epoch=1, first_round=10, last_round=19)})
 
@@ -56,7 +56,7 @@ def a_proposal(
 
 def reason(proposal: Propose, *, round: int = 5, banned: tuple[bytes, ...] = ()) -> str | None:
     try:
-        a_docket().check(proposal, round, banned)
+        a_pool().check(proposal, round, banned)
     except Reject as refusal:
         return refusal.reason
     return None
@@ -131,13 +131,13 @@ def test_evidence_of_the_last_epoch_counts_in_this_one() -> None:
 def test_a_void_verdict_is_not_listed() -> None:
     void = a_verdict(N, [1, 3], an_entry(Outcome.VOID))
     assert reason(a_proposal(verdicts=(void,))) == STALE["verdict"]
-    evidence_pool = a_docket()
+    evidence_pool = a_pool()
     evidence_pool.file_verdict(void)
     assert evidence_pool.pending(5, ()) == ((), ())
 
 
 def test_what_is_pending_passes_the_check() -> None:
-    evidence_pool = a_docket()
+    evidence_pool = a_pool()
     for member in (4, 3, 2):
         evidence_pool.file_equivocation(an_equivocation(member, round=5))
     evidence_pool.file_verdict(a_verdict(N, [1, 3]))
@@ -149,7 +149,7 @@ def test_what_is_pending_passes_the_check() -> None:
 
 
 def test_a_lapsed_case_does_not_hide_a_new_one() -> None:
-    evidence_pool = a_docket()
+    evidence_pool = a_pool()
     evidence_pool.file_equivocation(an_equivocation(round=0))
     evidence_pool.file_verdict(a_verdict(N, [1, 3]))
     assert evidence_pool.pending_losers(5, ()) == {ADDRESSES[2]}
@@ -161,7 +161,7 @@ def test_bans_say_whom_and_for_what() -> None:
     contents = a_proposal(
         (an_equivocation(4, round=5),), (a_verdict(N, [1, 3]), a_verdict(N, [1, 3], an_entry(Outcome.FALSE)))
     ).contents
-    assert a_docket().bans(contents) == {
+    assert a_pool().bans(contents) == {
         ADDRESSES[4]: "equivocation",
         ADDRESSES[2]: "guilty",
         ADDRESSES[0]: "false",
@@ -169,7 +169,7 @@ def test_bans_say_whom_and_for_what() -> None:
 
 
 def test_old_cases_are_forgotten() -> None:
-    evidence_pool = a_docket()
+    evidence_pool = a_pool()
     evidence_pool.file_equivocation(an_equivocation(round=5))
     evidence_pool.forget_before(6)
     assert evidence_pool.pending(5, ()) == ((), ())

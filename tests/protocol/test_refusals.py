@@ -28,6 +28,8 @@ from p2pdfl.protocol.events import CertificateReceived, Notice, PacketReceived
 
 from .freeze import RESYNC_SOONER, freeze
 from .stage import Stage, head_of, in_commit_phase, in_propose_phase, with_contents
+from .test_audit import an_entry
+from .test_evidence_pool import an_equivocation
 
 HEAD, OTHER = b"\x11" * 32, b"\x22" * 32
 
@@ -188,6 +190,8 @@ def _contents_of(what: str, stage: Stage) -> dict[str, Any]:
     ghost = CommitEntry(member=250, body=OTHER)
     changes: dict[str, dict[str, Any]] = {
         "none": {"commits": (), "updates": ()},
+        "an equivocation": {"evidence": (an_equivocation(round=2).entry,)},
+        "a verdict": {"verdicts": (an_entry(round=2, audited_round=0),)},
         "two": {"commits": commits[:2], "updates": ()},
         "backwards": {"commits": commits[::-1]},
         "twice": {"commits": (commits[0], *commits)},
@@ -210,6 +214,8 @@ def _contents_of(what: str, stage: Stage) -> dict[str, Any]:
         ("updates backwards", "updates out of order"),
         ("updates twice", "updates out of order"),
         ("update of nobody", "updates out of order"),
+        ("an equivocation", "evidence without its proof"),
+        ("a verdict", "verdict without its proof"),
     ],
 )
 def test_propose__reject__contents(what: str, reason: str) -> None:

@@ -108,3 +108,7 @@ def test_no_list_is_made_up_where_heads_are_missing() -> None:
     assert course(rounds=range(CHOSEN)).members == {0: ALL, 1: ALL}
     assert course(rounds=range(1, CHOSEN + 1)).members == {0: ALL}
     assert follow(TASK, {}, [], [], {}) == Course()
+
+
+def test_whoever_registers_later_in_the_block_of_the_start_waits_for_the_next_list() -> None:
+    assert course(events=[registered(LATER, 2)]).members[0] == ALL

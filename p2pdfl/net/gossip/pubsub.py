@@ -468,7 +468,7 @@ class Gossip(Pubsub):
             self._seen.popitem(last=False)
 
     def _refuse(self, reason: str, peer: ID | None = None) -> None:
-        """peer: whose fault it may be; `blame` knows."""
+        """peer: whose fault it may be; `peer_score` knows."""
         self._counters[f"refused: {reason}"] += 1
         if peer is not None:
             self._resource_manager.blame(peer, reason)

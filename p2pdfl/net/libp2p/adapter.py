@@ -48,8 +48,7 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from p2pdfl.net.addresses import is_circuit, is_wildcard, plain_ip
-from p2pdfl.net.libp2p import dht, frames, inbound, negotiation, tcp, yamux
-from p2pdfl.net.libp2p import peerstore as peerstore
+from p2pdfl.net.libp2p import dht, frames, inbound, negotiation, peerstore, tcp, yamux
 from p2pdfl.net.limits.bounds import Limits
 
 LIBP2P_VERSION = "0.8.1"

@@ -1,4 +1,4 @@
-"""Where the guard's word counts: at new connections, before and after the handshake, and at new streams.
+"""Where the resource manager's word counts: at new connections, before and after the handshake, and at new streams.
 
 py-libp2p's own limits know neither whose a stream is nor who sits behind an address: as shipped, one peer may open all
 10,000 streams of a node, after which everybody waits for one, and a closed connection may come back at once.

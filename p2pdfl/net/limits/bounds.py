@@ -118,7 +118,7 @@ class Limits:
     streams_max: int = 2048
     """Opened by peers; py-libp2p stops at 10,000 and then keeps everybody waiting."""
 
-    # --- blame (`blame`) ---
+    # --- blame (`peer_score`) ---
     offence_half_life_s: float = 120.0
     refuse_s: float = 30.0
     refuse_s_max: float = 600.0

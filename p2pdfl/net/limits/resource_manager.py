@@ -1,4 +1,4 @@
-"""Who may do how much here: rates, and the refusal of who has offended (`blame`).
+"""Who may do how much here: rates, and the refusal of who has offended (`peer_score`).
 
 Members are judged by their id only, wherever they come from: who shares an address with an attacker loses nothing but
 a place in the line of new connections, which has a bound there too.

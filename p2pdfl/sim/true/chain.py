@@ -224,6 +224,9 @@ class Client:
     def registrations(self, block: int | Digest | None = None) -> list[Registration]:
         return list(self._view(block).registrations)
 
+    def candidates(self) -> list[Address]:
+        return [entry.address for entry in self._view(None).registrations if not entry.exiting]
+
     def start_block(self) -> Block | None:
         number = self._view(None).start_number
         return self._chain.block(number) if number else None

@@ -70,10 +70,6 @@ class Hub:
         self.changed.set()
         self.changed = trio.Event()
 
-    def connection_of(self, peer_id: bytes) -> Connection | None:
-        index = self._index_of.get(peer_id)
-        return None if index is None else self.connections.get(index)
-
     async def carry(self) -> None:
         """Delivers, each at its time."""
         while True:
