@@ -122,6 +122,13 @@ def test_the_same_seed_twice_gives_the_same_bytes_and_another_one_does_not() -> 
     assert first["events"] != other["events"]
 
 
+def test_real_learning_and_cryptography_are_a_function_of_the_seed_too() -> None:
+    case = draw_case(2, peers=4, rounds=4, crypto="real", learning="real")
+    first, again = run_case(case), run_case(case)
+    assert first.violations == ()
+    assert first.digests == again.digests
+
+
 # --- crashes ---------------------------------------------------------------------------------------------------------
 
 
