@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pdfl.crypto import sha256_links
 from p2pdfl.crypto.sha256_links import INITIAL_STATE, digest_after, state_after
 
 
@@ -42,3 +44,8 @@ def test_a_message_longer_than_512_megabytes_has_its_length_in_both_words() -> N
     before = (1 << 29) + 64
     block = b"\x80" + bytes(55) + (8 * before).to_bytes(8, "big")
     assert digest_after(INITIAL_STATE, before, b"") == state_after(INITIAL_STATE, block)
+
+
+def test_the_context_is_as_large_as_openssls() -> None:
+    """Else OpenSSL writes beyond it: eight words, the length in two, a block, and two counters."""
+    assert ctypes.sizeof(sha256_links._Context) == 4 * (8 + 2 + 16 + 2)

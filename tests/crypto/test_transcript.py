@@ -23,3 +23,7 @@ def test_domains_are_kept_apart() -> None:
 @given(parts=parts)
 def test_a_challenge_is_a_scalar(parts: list[bytes]) -> None:
     assert 0 <= transcript.challenge("test", *parts) < group.ORDER
+
+
+def test_a_number_is_one_word_of_eight_bytes() -> None:
+    assert transcript.word(0x0102) == bytes(6) + b"\x01\x02"
