@@ -149,7 +149,7 @@ async def test_a_chain_out_of_reach_is_told_and_the_duty_stays_owed(
 class Reorganizing:
     """Refuses three times, mines the fourth, drops it, refuses once more, and then takes it."""
 
-    address = bytes(20)
+    address = b"\x01" * 20
     confirmed = bytes(32)
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class Reorganizing:
         is_mined = self.sent == 4 and not self.is_dropped and block is None
         self.is_dropped |= is_mined
         is_there = is_mined or self.sent == 6
-        return [Registration(address=self.address, peer_id=b"", pvss_key=bytes(33), exiting=is_there)]
+        return [Registration(address=self.address, peer_id=b"ada", pvss_key=b"\x02" * 33, exiting=is_there)]
 
     def request_exit(self) -> Receipt:
         self.sent += 1
