@@ -40,25 +40,33 @@ export async function readGenesis (task) {
     if (start === 0n) await new Promise(resolve => setTimeout(resolve, 500))
   }
   const block = await rpc(task.rpc, 'eth_getBlockByNumber', ['0x' + start.toString(16), false])
-  const members = await readMembers(task, block.hash)
+  // whatever is left of their deposits; to tell who came or left later in that very block would take its logs
+  const members = (await readRegistry(task, block.hash)).filter(entry => !entry.isExiting)
+  const list = listHash(members.map(member => member.address))
+  if (await call(task, 'list_hash(uint256)', 'latest', '00'.repeat(32)) !== '0x' + list) {
+    throw new Error('registration closed with another list than its block shows')
+  }
   const parent = hex(sha256(concat(
-    ascii('p2pdfl/parent/0\0'), bytes(task.id), bytes(listHash(members.map(member => member.address))),
-    bytes(task.initialState), bytes(block.hash)
+    ascii('p2pdfl/parent/0\0'), bytes(task.id), bytes(list), bytes(task.initialState), bytes(block.hash)
   )))
   return { members, parent }
 }
 
 /** Who is registered as of a block, and neither exiting nor slashed; by ascending address. */
 export async function readMembers (task, blockHash) {
+  const registered = await readRegistry(task, blockHash)
+  return registered.filter(entry => !entry.isExiting && entry.deposit >= task.depositWei)
+}
+
+async function readRegistry (task, blockHash) {
   const block = await rpc(task.rpc, 'eth_getBlockByHash', ['0x' + blockHash.replace(/^0x/, ''), false])
   if (!block) throw new Error(`the chain has no block ${blockHash}`)
   return registrations(bytes(await call(task, 'registrations()', block.number)))
-    .filter(entry => !entry.isExiting && entry.deposit >= task.depositWei)
     .sort((a, b) => (a.address < b.address ? -1 : 1))
 }
 
-async function call (task, signature, block = 'latest') {
-  const data = '0x' + hex(keccak(ascii(signature))).slice(0, 8)
+async function call (task, signature, block = 'latest', words = '') {
+  const data = '0x' + hex(keccak(ascii(signature))).slice(0, 8) + words
   return rpc(task.rpc, 'eth_call', [{ to: task.domain.contract, data }, block])
 }
 

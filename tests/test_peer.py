@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from node.nodes import measured, place
 
 from p2pdfl import peer
 from p2pdfl.base import task
 from p2pdfl.base.task import TaskFile
+from p2pdfl.net.host import open_network
 from p2pdfl.node.store import Store
 
 Run = Callable[..., tuple[int, str]]
@@ -307,6 +309,33 @@ def test_a_signal_while_the_chain_is_out_of_reach(tmp_path: Path, published: Tas
     with Peer(tmp_path, TaskFile(task=published.task, chain=nowhere)) as one:
         one.until("chain: joining: http://127.0.0.1:1: ")
         assert_stopped(one.end(signal.SIGINT), 130)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+async def test_nobody_is_given_what_is_stored_before_the_members_are_known(
+    tmp_path: Path, finished: tuple[TaskFile, Path]
+) -> None:
+    """ATTACK: whoever asks may be anybody then, and while the chain is out of reach that takes long."""
+    file, home = finished
+    assert file.chain is not None
+    shutil.copytree(home, tmp_path / "home")
+    with Store(tmp_path / "home" / "store.sqlite") as store:
+        closed = store.round(0)
+        assert closed is not None
+        update = closed.contents.updates[0].update
+    nowhere = file.chain.model_copy(update={"rpc": "http://127.0.0.1:1"})
+    with Peer(tmp_path, TaskFile(task=file.task, chain=nowhere)) as one, trio.fail_after(60):
+        await trio.to_thread.run_sync(one.until, "chain: joining: ")
+        facts = json.loads((one.home / "address.json").read_text())
+        async with open_network(
+            key_seed=bytes([1]) * 32,
+            listen=["/ip4/127.0.0.1/tcp/0"],
+            bootstrap=facts["addresses"],
+            topic=f"/p2pdfl/2/{file.task.task_id().hex()}",
+        ) as stranger:
+            await stranger.wait_connected(1)
+            assert await stranger.fetch(update, [facts["peer_id"].encode()], bytes_max=1 << 20) is None
 
 
 @pytest.mark.net

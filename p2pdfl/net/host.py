@@ -329,6 +329,11 @@ class Network:
         self._gossip.admit(peers)
         self._discovery.admit(peers)
 
+    @property
+    def knows_members(self) -> bool:
+        """Whether `admit` has been called."""
+        return self._admitted is not None
+
     def dial(self, address: str) -> None:
         """From now on this address, which ends in /p2p/<peer id>, is dialled as one to join by.
 

@@ -145,6 +145,8 @@ class ChainOutbox:
                     if is_mined or not is_owed:
                         is_owed = self._change_owed(is_owed, not is_mined)
                         turn = _Turn(duty.delay_ms / 1000)
+                    if is_mined:
+                        refusals = 0
                     if standing is Standing.READY and turn.has_come():
                         self._tell_sent(duty, await self._ask(partial(self._send, duty)))
                     elif standing is Standing.BLOCKED:

@@ -24,7 +24,7 @@ import trio
 from p2pdfl.base import task as task_file
 from p2pdfl.base import workers
 from p2pdfl.base.task import Deployment, Task, TaskError
-from p2pdfl.base.types import Round
+from p2pdfl.base.types import Digest, Round
 from p2pdfl.chain.client import ChainClient, fund
 from p2pdfl.chain.rpc import ChainError
 from p2pdfl.learning.learner import Learner, StateError
@@ -140,6 +140,7 @@ class _Peer:
         self._options = options
         self._parts = parts
         self._metrics: Metrics | None = None
+        self._network: Network | None = None
         self.is_done = False
 
     async def live(self) -> None:
@@ -164,6 +165,11 @@ class _Peer:
 
     async def _take_part(self, task: Task, deployment: Deployment, own: Home, learner: Learner) -> None:
         options, threads = self._options, workers.Threads()
+
+        def body_for_members(digest: Digest) -> bytes | None:
+            # ATTACK: before they are known anybody may ask
+            return own.store.blob(digest) if self._network is not None and self._network.knows_members else None
+
         async with (
             open_network(
                 key_seed=own.keys.peer_secret,
@@ -173,7 +179,7 @@ class _Peer:
                 via=options.via,
                 relay=options.relay,
                 topic=f"/p2pdfl/2/{task.task_id().hex()}",
-                blob_source=own.store.blob,
+                blob_source=body_for_members,
                 limits=Limits(followers_max=options.followers_max),
                 address_book=options.home / PEERS,
             ) as network,
@@ -181,6 +187,7 @@ class _Peer:
             watched(network, partial(_tell_reachability, own), entropy=secrets.token_bytes),
             kept(options.home, partial(_describe, network, learner)),
         ):
+            self._network = network
             self._announce(network, own)
             connect = partial(ChainClient, deployment, task, own.keys.chain_secret)
             chain = await patiently(connect, threads, own.event_log)

@@ -44,8 +44,14 @@ class Registrar:
         """Raises PeerError."""
         if await self._patiently(self._is_registered):
             return
-        await self._pay()
-        await self._send()
+        try:
+            await self._pay()
+            await self._send()
+        except (PeerError, Refused):
+            # what a reorganization has dropped comes again by itself: then it is paid, and not taken a second time
+            if await self._patiently(self._is_registered):
+                return
+            raise
         self.home.forget_loss()
         self.say(f"registered with a deposit of {self.task.deposit_wei / 10**18:g} ETH")
 

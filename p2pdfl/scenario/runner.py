@@ -258,6 +258,8 @@ class _Run:
     def _stop_peers(self) -> None:
         for peer in self.peers:
             peer.go_on()
+            # one that stands still for a fault would not hear that it is to stop
+            peer.release()
         stop([peer.process for peer in self.peers if peer.process is not None])
 
     def _report_end(self, peer: Peer, screen: Display) -> None:

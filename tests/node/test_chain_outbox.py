@@ -12,9 +12,11 @@ import trio
 from node.nodes import Place, keys_of, measured, place
 from p2pdfl.base import params
 from p2pdfl.base.codec import body_digest
-from p2pdfl.base.types import Ballot, Certificate, Close, Envelope, Head, Kind
+from p2pdfl.base.types import Ballot, Certificate, Close, Digest, Envelope, Head, Kind, Registration
 from p2pdfl.base.workers import Threads
-from p2pdfl.chain.client import ChainClient
+from p2pdfl.chain.client import Block, ChainClient
+from p2pdfl.chain.rpc import Reverted
+from p2pdfl.chain.sender import Receipt
 from p2pdfl.crypto.envelope import Domain, Signer, head_digest
 from p2pdfl.node.chain_outbox import ChainOutbox
 from p2pdfl.node.event_log import EventLog
@@ -142,3 +144,42 @@ async def test_a_chain_out_of_reach_is_told_and_the_duty_stays_owed(
     assert told[0][1]["what"] == "reading the registry"
     assert told[-1][1] == {"what": "finishing", "error": "1 transactions owed; a restart tries again"}
     assert not any("\n" in fields["error"] for _, fields in told)
+
+
+class Reorganizing:
+    """Refuses three times, mines the fourth, drops it, refuses once more, and then takes it."""
+
+    address = b"\x01" * 20
+    confirmed = bytes(32)
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.is_dropped = False
+
+    def confirmed_block(self) -> Block:
+        return Block(1, self.confirmed)
+
+    def registrations(self, block: Digest | None = None) -> list[Registration]:
+        is_mined = self.sent == 4 and not self.is_dropped and block is None
+        self.is_dropped |= is_mined
+        is_there = is_mined or self.sent == 6
+        return [Registration(address=self.address, peer_id=b"ada", pvss_key=b"\x02" * 33, exiting=is_there)]
+
+    def request_exit(self) -> Receipt:
+        self.sent += 1
+        if self.sent in (1, 2, 3, 5):
+            raise Reverted("not now")
+        return Receipt(tx=bytes(32), gas=1, block=1)
+
+
+async def test_refusals_before_and_after_a_reorganization_do_not_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(params, "CHAIN_RETRY_S", 0.01)
+    chain: Any = Reorganizing()
+    with EventLog(tmp_path / "events.jsonl", lambda event, fields: None) as event_log:
+        outbox = ChainOutbox(chain=chain, workers=Threads(), event_log=event_log)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                outbox.leave(nursery)
+    assert chain.sent == 6

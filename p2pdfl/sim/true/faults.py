@@ -8,8 +8,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import trio
-
 from p2pdfl.sim.clock import Clock
 from p2pdfl.sim.faults import CALM_LATENCY_MS, LOCAL_MS_MAX
 from p2pdfl.sim.network import Cut, FaultyNetwork
@@ -35,13 +33,13 @@ class Plan:
     reorganizations: tuple[tuple[float, int], ...]
     """(at, depth)"""
     anchor_drops: tuple[int, ...]
-    """Each time an anchor has so many blocks, it and all of them go."""
+    """Each time an anchor has so many blocks, it and all of them go; also after the calm, since many come then."""
 
     def apply(self, world: TrueWorld) -> None:
         world.chain.faults = self.chain
         for at_s, depth in self.reorganizations:
             world.at(at_s, partial(world.chain.reorganize, depth))
-        world.chain.on_mined = partial(_drop_anchor, world.chain, deque(self.anchor_drops), self.calm_s)
+        world.chain.on_mined = partial(_drop_anchor, world.chain, deque(self.anchor_drops))
 
 
 def draw_plan(
@@ -81,12 +79,10 @@ def draw_plan(
     )
 
 
-def _drop_anchor(chain: Chain, after: deque[int], calm_s: float) -> None:
+def _drop_anchor(chain: Chain, after: deque[int]) -> None:
     """What a reorganization at any time hits too rarely to rely on."""
-    if not after or trio.current_time() >= calm_s:
-        return
     newest = len(chain.tip.state.anchored)
-    if newest and chain.block_count_since(lambda state: len(state.anchored) == newest) == after[0]:
+    if after and newest and chain.block_count_since(lambda state: len(state.anchored) == newest) == after[0]:
         chain.reorganize(after.popleft(), again=0.0)
 
 
