@@ -12,8 +12,9 @@ COUNT ?= 60
 SEEDS ?=
 PEERS ?=
 ROUNDS ?=
-# test files run at the same time; 0: one after the other, in make's own process
-WORKERS ?= 2
+# test files run at the same time, one more than cores since most of the network's wait; 0: one after the other, in
+# make's own process
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -311,6 +311,7 @@ def cable() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.skipif(not has_namespaces(), reason="needs root and ip: the peers live in network namespaces")
+@pytest.mark.long
 async def test_a_pulled_cable_is_noticed_on_both_sides_and_healed_when_it_is_back(cable: tuple[str, str]) -> None:
     left, right = cable
     async with (
