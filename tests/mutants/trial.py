@@ -24,7 +24,7 @@ SPARE_CPU_S = 20
 """Of processor time that a mutant has, beyond three times what the unchanged tree takes."""
 WAIT_FACTOR = 20
 """How much longer than that it may take on a busy machine, or where it waits for what never comes."""
-MEMORY_BYTES_MAX = 16 << 30
+MEMORY_BYTES_MAX = 4 << 30
 """Of address space: a mutant may make a list that never ends."""
 
 SIMULATED = (
