@@ -316,3 +316,8 @@ def drop_anchors(world: TrueWorld) -> None:
     chain = world.chain
     if chain.block_count_since(lambda state: bool(state.anchored)) == 5 and not chain.dropped:
         chain.reorganize(6, again=0.0)
+
+
+def test_what_was_shown_before_the_disk_was_lost_may_be_handed_on() -> None:
+    """Others still have it; at seed 669 the peer is asked for it before it has written anything again."""
+    assert run_case(draw_case(669)).violations == ()

@@ -28,7 +28,7 @@ class Disk:
     unsynced: list[Transaction] = field(default_factory=list)
     """Committed, and gone with the power."""
     envelopes: set[bytes] = field(default_factory=set)
-    """What is signed and synced, encoded."""
+    """What this peer has signed and synced, here or on a disk that it had before; encoded."""
     rounds: set[int] = field(default_factory=set)
     """That are closed and synced."""
     on_round: Callable[[int], None] = lambda round: None

@@ -177,7 +177,8 @@ class Peer:
         if crash.is_power_lost:
             self.disk.lose_power(self.rng)
         if crash.is_home_lost:
-            self.disk = Disk(is_failing=self.disk.is_failing)
+            # what it has shown before, others may hand back to it, and it to others
+            self.disk = Disk(is_failing=self.disk.is_failing, envelopes=self.disk.envelopes)
             kept = self.directory / f"life{self.lives}"
             shutil.move(self.home, kept)
             self.home.mkdir()
